@@ -1,0 +1,23 @@
+//! The words of the product as types: identifiers, secrets, tokens, authorities, slots and time.
+//!
+//! Everything here is plain data. Nothing in this module does I/O, and nothing in it depends on
+//! another part, so every part can depend on it. Values are made by parsing at the border
+//! ([`Authority::parse`], [`HostPattern::parse`], [`ProxyToken::parse`]) and trusted afterwards.
+
+mod authority;
+mod clock;
+mod destination;
+mod ids;
+mod name;
+mod secret;
+mod token;
+
+pub use authority::{Authority, AuthorityError, Host, HostPattern, HostPatternError, Scheme};
+pub use clock::{Clock, ManualClock, SystemClock, Timestamp};
+pub use destination::{Cleartext, Destination, Slot, SlotError};
+pub use ids::{
+    ExchangeId, GrantId, IdError, KeyId, OrgId, PrincipalId, ProjectId, RequestId, SessionId, TokenId, ToolId,
+};
+pub use name::{Environment, Name, NameError};
+pub use secret::Secret;
+pub use token::{ProxyToken, SessionSecret, TokenError, TokenForm, TokenHash, TokenShape};

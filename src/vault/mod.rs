@@ -1,0 +1,3 @@
+//! Keys and the envelope they are sealed in.
+
+pub mod key;
