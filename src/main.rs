@@ -1,2 +1,2 @@
 //! The sallyport command.
-fn main(){}
+fn main() {}

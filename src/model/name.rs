@@ -34,7 +34,7 @@ impl FromStr for Name {
         let fits = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
         let rest = |b: &u8| fits(b) || matches!(b, b'_' | b'-' | b'.');
         let bytes = text.as_bytes();
-        if bytes.len() <= Self::MAX_LEN && bytes.first().is_some_and(fits) && bytes.iter().all(|b| rest(b)) {
+        if bytes.len() <= Self::MAX_LEN && bytes.first().is_some_and(fits) && bytes.iter().all(rest) {
             Ok(Self(text.into()))
         } else {
             Err(NameError)
