@@ -5,3 +5,4 @@
 //! database and without a lock held over an await.
 
 pub mod records;
+pub mod registry;

@@ -1,0 +1,411 @@
+//! The live view that the data path reads: token hash to session, grant and key, in memory.
+//!
+//! The store is the truth; whoever joins the parts copies it in here at start and follows the
+//! change feed. A look-up takes no lock over an await and no database. What ends early (a revoked
+//! token, an expired session, a disabled key) is seen through atomics by exchanges that hold the
+//! entry already, so each core can find its running exchanges that have to stop.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use dashmap::DashMap;
+use subtle::ConstantTimeEq;
+
+use super::records::{Grant, Project, Session, Standing, Token, Tool};
+use crate::model::{
+    Authority, Environment, GrantId, Host, KeyId, Name, OrgId, ProjectId, Scheme, SessionId, Timestamp, TokenHash,
+    TokenId, ToolId,
+};
+use crate::vault::key::{Key, KeyState};
+
+/// Why something that was found may not be used any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// The token was revoked.
+    TokenRevoked,
+    /// The token's time is over.
+    TokenExpired,
+    /// The session was revoked.
+    SessionRevoked,
+    /// The session's time is over.
+    SessionExpired,
+    /// The key was disabled or deleted.
+    KeyDisabled,
+    /// The key's time is over.
+    KeyExpired,
+    /// The grant was taken back.
+    GrantRevoked,
+}
+
+const ACTIVE: u8 = 0;
+const REVOKED: u8 = 1;
+
+/// A session as the data path sees it.
+#[derive(Debug)]
+pub struct LiveSession {
+    /// Its identifier.
+    pub id: SessionId,
+    /// The tenant that it belongs to.
+    pub org: OrgId,
+    /// The name of its project.
+    pub project: Name,
+    /// Its environment.
+    pub environment: Environment,
+    /// The name of the tool that it was bought for.
+    pub tool: Option<Name>,
+    secret: TokenHash,
+    expires_at: AtomicI64,
+    standing: AtomicU8,
+    grants: ArcSwap<Vec<(GrantId, KeyId)>>,
+}
+
+impl LiveSession {
+    /// Whether the session is over at `now`, and how it ended.
+    #[must_use]
+    pub fn ended(&self, now: Timestamp) -> Option<Ended> {
+        if self.standing.load(Ordering::Acquire) != ACTIVE {
+            Some(Ended::SessionRevoked)
+        } else if now.millis() >= self.expires_at.load(Ordering::Acquire) {
+            Some(Ended::SessionExpired)
+        } else {
+            None
+        }
+    }
+
+    /// Compares the password of proxy credentials in constant time.
+    #[must_use]
+    pub fn secret_matches(&self, password: &[u8]) -> bool {
+        TokenHash::of(password).as_bytes().ct_eq(self.secret.as_bytes()).into()
+    }
+
+    /// Whether the session was granted the key.
+    #[must_use]
+    pub fn may_use(&self, key: KeyId) -> bool {
+        self.grants.load().iter().any(|(_, k)| *k == key)
+    }
+}
+
+/// A key's place in the live view; what stands in it changes when the key does.
+#[derive(Debug, Default)]
+pub struct KeyCell(ArcSwapOption<Key>);
+
+impl KeyCell {
+    /// The key as it is at this moment; `None` once it was deleted.
+    #[must_use]
+    pub fn get(&self) -> Option<Arc<Key>> {
+        self.0.load_full()
+    }
+}
+
+/// A token with what it leads to.
+#[derive(Debug)]
+pub struct LiveToken {
+    /// Its identifier.
+    pub id: TokenId,
+    /// Its session.
+    pub session: Arc<LiveSession>,
+    /// The identifier of its key.
+    pub key_id: KeyId,
+    key: Arc<KeyCell>,
+    expires_at: Timestamp,
+    standing: AtomicU8,
+}
+
+impl LiveToken {
+    /// Whether the token may not be used at `now`, and why.
+    #[must_use]
+    pub fn ended(&self, now: Timestamp) -> Option<Ended> {
+        if let Some(ended) = self.session.ended(now) {
+            return Some(ended);
+        }
+        if self.standing.load(Ordering::Acquire) != ACTIVE {
+            return Some(Ended::TokenRevoked);
+        }
+        if now >= self.expires_at {
+            return Some(Ended::TokenExpired);
+        }
+        if !self.session.may_use(self.key_id) {
+            return Some(Ended::GrantRevoked);
+        }
+        key_ended(self.key.0.load().as_deref(), now)
+    }
+
+    /// The key as it is at this moment.
+    #[must_use]
+    pub fn key(&self) -> Option<Arc<Key>> {
+        self.key.get()
+    }
+}
+
+fn key_ended(key: Option<&Key>, now: Timestamp) -> Option<Ended> {
+    match key {
+        Some(key) if key.state == KeyState::Enabled => {
+            key.expires_at.is_some_and(|at| now >= at).then_some(Ended::KeyExpired)
+        }
+        _ => Some(Ended::KeyDisabled),
+    }
+}
+
+/// The live view. Cheap to share in an `Arc`; every method takes `&self`.
+pub struct Registry {
+    tokens: DashMap<TokenHash, Arc<LiveToken>>,
+    token_ids: DashMap<TokenId, TokenHash>,
+    sessions: DashMap<SessionId, Arc<LiveSession>>,
+    keys: DashMap<KeyId, Arc<KeyCell>>,
+    grants: DashMap<SessionId, Vec<(GrantId, KeyId)>>,
+    projects: DashMap<ProjectId, Name>,
+    tools: DashMap<ToolId, (Name, bool)>,
+    index: ArcSwap<HostIndex>,
+    generation: AtomicU64,
+    fresh_at: AtomicI64,
+    max_staleness: Duration,
+}
+
+impl Registry {
+    /// An empty view. It counts as stale until [`Registry::mark_fresh`] is called.
+    #[must_use]
+    pub fn new(max_staleness: Duration) -> Self {
+        Self {
+            tokens: DashMap::new(),
+            token_ids: DashMap::new(),
+            sessions: DashMap::new(),
+            keys: DashMap::new(),
+            grants: DashMap::new(),
+            projects: DashMap::new(),
+            tools: DashMap::new(),
+            index: ArcSwap::default(),
+            generation: AtomicU64::new(0),
+            fresh_at: AtomicI64::new(i64::MIN / 2),
+            max_staleness,
+        }
+    }
+
+    /// The token with this hash.
+    #[must_use]
+    pub fn token(&self, hash: &TokenHash) -> Option<Arc<LiveToken>> {
+        self.tokens.get(hash).map(|t| Arc::clone(&t))
+    }
+
+    /// The session with this identifier.
+    #[must_use]
+    pub fn session(&self, id: SessionId) -> Option<Arc<LiveSession>> {
+        self.sessions.get(&id).map(|s| Arc::clone(&s))
+    }
+
+    /// The key with this identifier.
+    #[must_use]
+    pub fn key(&self, id: KeyId) -> Option<Arc<Key>> {
+        self.keys.get(&id).and_then(|cell| cell.get())
+    }
+
+    /// The keys whose destinations name this host, enabled or not: those that a reply from it
+    /// might carry back.
+    #[must_use]
+    pub fn bound_keys(&self, scheme: Scheme, authority: &Authority) -> Vec<Arc<Key>> {
+        self.index.load().bound(scheme, authority)
+    }
+
+    /// Whether any key is bound to this host.
+    #[must_use]
+    pub fn is_bound(&self, scheme: Scheme, authority: &Authority) -> bool {
+        !self.bound_keys(scheme, authority).is_empty()
+    }
+
+    /// Whether any key names this header as a slot.
+    #[must_use]
+    pub fn is_slot_header(&self, name: &http::HeaderName) -> bool {
+        self.index.load().slot_headers.contains(name)
+    }
+
+    /// A number that changes whenever a key does; what is derived from keys is rebuilt then.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Live tokens and sessions, for metrics.
+    #[must_use]
+    pub fn counts(&self) -> (usize, usize) {
+        (self.tokens.len(), self.sessions.len())
+    }
+
+    /// The store answered at `now`: what is in here is no older.
+    pub fn mark_fresh(&self, now: Timestamp) {
+        self.fresh_at.fetch_max(now.millis(), Ordering::AcqRel);
+    }
+
+    /// Whether the store has been out of reach for longer than `store.max_staleness`.
+    #[must_use]
+    pub fn is_stale(&self, now: Timestamp) -> bool {
+        now.since(Timestamp(self.fresh_at.load(Ordering::Acquire))) > self.max_staleness
+    }
+
+    /// Takes over a project.
+    pub fn put_project(&self, project: &Project) {
+        self.projects.insert(project.id, project.name.clone());
+    }
+
+    /// Takes over a tool; a disabled one ends its sessions.
+    pub fn put_tool(&self, tool: &Tool) {
+        self.tools.insert(tool.id, (tool.name.clone(), tool.enabled));
+        if !tool.enabled {
+            for session in self.sessions.iter().filter(|s| s.tool.as_ref() == Some(&tool.name) && s.org == tool.org) {
+                session.standing.store(REVOKED, Ordering::Release);
+            }
+        }
+    }
+
+    /// Takes over keys, new or changed, and rebuilds what is derived from them once.
+    pub fn put_keys(&self, keys: impl IntoIterator<Item = Key>) {
+        for key in keys {
+            let cell = self.cell(key.id);
+            cell.0.store(Some(Arc::new(key)));
+        }
+        self.rebuild_index();
+    }
+
+    /// Forgets a deleted key; its tokens lead nowhere from this moment on.
+    pub fn remove_key(&self, id: KeyId) {
+        if let Some((_, cell)) = self.keys.remove(&id) {
+            cell.0.store(None);
+        }
+        self.rebuild_index();
+    }
+
+    /// Takes over a session, new or changed.
+    pub fn put_session(&self, session: &Session) {
+        let standing = match session.standing {
+            Standing::Active => ACTIVE,
+            Standing::Revoked { .. } => REVOKED,
+        };
+        if let Some(live) = self.session(session.id) {
+            live.standing.fetch_max(standing, Ordering::AcqRel);
+            live.expires_at.fetch_min(session.expires_at.millis(), Ordering::AcqRel);
+            return;
+        }
+        let Some(project) = self.projects.get(&session.project).map(|p| p.clone()) else { return };
+        let tool = session.tool.and_then(|id| self.tools.get(&id).map(|t| t.0.clone()));
+        if session.tool.is_some() && tool.is_none() {
+            return;
+        }
+        let grants = self.grants.get(&session.id).map(|g| g.clone()).unwrap_or_default();
+        let live = LiveSession {
+            id: session.id,
+            org: session.org,
+            project,
+            environment: session.environment,
+            tool,
+            secret: session.secret,
+            expires_at: AtomicI64::new(session.expires_at.millis()),
+            standing: AtomicU8::new(standing),
+            grants: ArcSwap::from_pointee(grants),
+        };
+        self.sessions.insert(session.id, Arc::new(live));
+    }
+
+    /// Takes over a grant.
+    pub fn put_grant(&self, grant: &Grant) {
+        let all = {
+            let mut of_session = self.grants.entry(grant.session).or_default();
+            if !of_session.iter().any(|(id, _)| *id == grant.id) {
+                of_session.push((grant.id, grant.key));
+            }
+            of_session.clone()
+        };
+        if let Some(live) = self.session(grant.session) {
+            live.grants.store(Arc::new(all));
+        }
+    }
+
+    /// Takes over a token, new or changed. Its session and grant have to be here already; a token
+    /// that leads nowhere is left out, so it is unknown rather than half known.
+    pub fn put_token(&self, token: &Token) {
+        let standing = match token.standing {
+            Standing::Active => ACTIVE,
+            Standing::Revoked { .. } => REVOKED,
+        };
+        if let Some(live) = self.token(&token.hash) {
+            live.standing.fetch_max(standing, Ordering::AcqRel);
+            return;
+        }
+        let Some(session) = self.session(token.session) else { return };
+        let key = session.grants.load().iter().find(|(id, _)| *id == token.grant).map(|(_, key)| *key);
+        let Some(key_id) = key else { return };
+        let live = LiveToken {
+            id: token.id,
+            session,
+            key_id,
+            key: self.cell(key_id),
+            expires_at: token.expires_at,
+            standing: AtomicU8::new(standing),
+        };
+        self.tokens.insert(token.hash, Arc::new(live));
+        self.token_ids.insert(token.id, token.hash);
+    }
+
+    /// Forgets sessions and tokens that ended more than `keep` ago, so that memory follows what is
+    /// live. Until then an agent is told how they ended rather than that they are unknown.
+    pub fn sweep(&self, now: Timestamp, keep: Duration) {
+        let gone = |live: &LiveSession| now.since(Timestamp(live.expires_at.load(Ordering::Acquire))) > keep;
+        self.tokens.retain(|_, token| !gone(&token.session));
+        self.token_ids.retain(|_, hash| self.tokens.contains_key(hash));
+        self.sessions.retain(|_, session| !gone(session));
+        self.grants.retain(|id, _| self.sessions.contains_key(id));
+    }
+
+    fn cell(&self, id: KeyId) -> Arc<KeyCell> {
+        Arc::clone(&self.keys.entry(id).or_default())
+    }
+
+    fn rebuild_index(&self) {
+        let keys = self.keys.iter().filter_map(|cell| cell.get());
+        self.index.store(Arc::new(HostIndex::of(keys)));
+        self.generation.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
+/// Keys by the hosts that their destinations name.
+#[derive(Default)]
+struct HostIndex {
+    exact: HashMap<Host, Vec<Arc<Key>>>,
+    wildcard: Vec<Arc<Key>>,
+    slot_headers: std::collections::HashSet<http::HeaderName>,
+}
+
+impl HostIndex {
+    fn of(keys: impl Iterator<Item = Arc<Key>>) -> Self {
+        let mut index = Self::default();
+        for key in keys {
+            index.slot_headers.extend(key.destination.slots.iter().map(|slot| slot.header().clone()));
+            let mut wild = false;
+            for pattern in &key.destination.hosts {
+                match pattern.exact() {
+                    Some(host) => {
+                        let list = index.exact.entry(host.clone()).or_default();
+                        if !list.iter().any(|k| k.id == key.id) {
+                            list.push(Arc::clone(&key));
+                        }
+                    }
+                    None => wild = true,
+                }
+            }
+            if wild {
+                index.wildcard.push(key);
+            }
+        }
+        index
+    }
+
+    fn bound(&self, scheme: Scheme, authority: &Authority) -> Vec<Arc<Key>> {
+        let exact = self.exact.get(&authority.host).into_iter().flatten();
+        let wild = self.wildcard.iter().filter(|k| !self.exact_has(&authority.host, k));
+        exact.chain(wild).filter(|key| key.destination.covers(scheme, authority)).map(Arc::clone).collect()
+    }
+
+    fn exact_has(&self, host: &Host, key: &Key) -> bool {
+        self.exact.get(host).is_some_and(|list| list.iter().any(|k| k.id == key.id))
+    }
+}
