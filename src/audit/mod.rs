@@ -1,0 +1,41 @@
+//! The durable account of what happened: append-only segments, each record a link of a keyed MAC
+//! chain.
+//!
+//! A core claims a chain, `audit/<slot>/`, by a file lock and is its only writer, so no lock is
+//! shared on the way of an exchange. A record is one JSON line. Its MAC is keyed BLAKE3 over the MAC
+//! of the record before it and the line's own bytes, so a line can't be changed, cut or moved
+//! without the key. Start, checkpoint and stop records are signed with Ed25519, so that the chain
+//! can be checked against them without the key too.
+
+mod journal;
+mod record;
+mod verify;
+
+pub use journal::{AuditKeys, Draft, Journal, Receipt, Settings, SharedWriter, Writer};
+pub use record::{Intent, Outcome, OutcomeWord, RecordKind};
+pub use verify::{Filter, Report, Trouble, query, verify};
+
+/// Why a record can't be written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file system refused.
+    #[error("{path}: {why}. Check the disk's space and the rights of the data directory")]
+    Io {
+        /// The file.
+        path: String,
+        /// The system's words.
+        why: std::io::Error,
+    },
+    /// Every chain is claimed by another process.
+    #[error("more than {0} audit chains are in use; end a process or raise `audit.chains`")]
+    NoChain(u32),
+    /// The signing key can't be used.
+    #[error("the audit's signing key can't be used")]
+    Key,
+}
+
+impl Error {
+    pub(crate) fn io(path: &std::path::Path, why: std::io::Error) -> Self {
+        Self::Io { path: path.display().to_string(), why }
+    }
+}

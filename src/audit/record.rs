@@ -1,0 +1,239 @@
+//! What a record says, and its bytes.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use http::Method;
+
+use crate::model::{Authority, ExchangeId, KeyId, Name, OrgId, Scheme, SessionId, Slot, Timestamp, TokenId};
+
+/// What kind of thing happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RecordKind {
+    /// A process took up the chain.
+    Start,
+    /// A process laid the chain down.
+    Stop,
+    /// A signed head of the chain.
+    Checkpoint,
+    /// A key is about to be used.
+    Intent,
+    /// How that ended.
+    Outcome,
+    /// A request was refused.
+    Denied,
+    /// Somebody changed something.
+    Admin,
+    /// Somebody should look at this.
+    Security,
+}
+
+impl RecordKind {
+    /// The word in the record and the label of metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Stop => "stop",
+            Self::Checkpoint => "checkpoint",
+            Self::Intent => "intent",
+            Self::Outcome => "outcome",
+            Self::Denied => "denied",
+            Self::Admin => "admin",
+            Self::Security => "security",
+        }
+    }
+}
+
+/// A key is about to be used: everything that was decided on.
+#[derive(Clone, Copy)]
+#[expect(missing_docs, reason = "the fields are those of the record, each named by its type")]
+pub struct Intent<'a> {
+    pub exchange: ExchangeId,
+    pub session: SessionId,
+    pub token: Option<TokenId>,
+    pub org: OrgId,
+    pub project: &'a Name,
+    pub key: KeyId,
+    pub key_name: &'a Name,
+    pub version: u32,
+    pub tool: Option<&'a Name>,
+    pub method: &'a Method,
+    pub scheme: Scheme,
+    pub authority: &'a Authority,
+    pub path: &'a str,
+    pub slot: &'a Slot,
+    pub policy: &'a Name,
+    pub rule: &'a str,
+    pub policy_digest: &'a [u8; 32],
+    pub client: Option<SocketAddr>,
+}
+
+/// How an exchange ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutcomeWord {
+    /// The reply was relayed to its end.
+    Ok,
+    /// The upstream failed.
+    UpstreamError,
+    /// The exchange was refused after all.
+    Denied,
+    /// It was cut: by the agent, by a revocation or by a stop.
+    Aborted,
+    /// We failed.
+    Internal,
+}
+
+impl OutcomeWord {
+    /// The word in the record and the label of metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::UpstreamError => "upstream_error",
+            Self::Denied => "denied",
+            Self::Aborted => "aborted",
+            Self::Internal => "internal",
+        }
+    }
+}
+
+/// How an intent ended, in figures.
+#[derive(Debug, Clone, Copy)]
+pub struct Outcome {
+    /// The reply's status, if there was one.
+    pub status: Option<u16>,
+    /// How it ended.
+    pub outcome: OutcomeWord,
+    /// Body bytes from the agent.
+    pub bytes_in: u64,
+    /// Body bytes to the agent.
+    pub bytes_out: u64,
+    /// From the request's head to the end.
+    pub duration: Duration,
+    /// How many times a key was masked in the reply.
+    pub scrubbed: u32,
+}
+
+/// The longest text field in a record, in bytes; what is longer is cut.
+const MAX_TEXT: usize = 2048;
+
+/// Writes one record's JSON, field by field, without its MAC.
+pub(super) struct Line<'a> {
+    out: &'a mut Vec<u8>,
+}
+
+impl<'a> Line<'a> {
+    pub(super) fn begin(out: &'a mut Vec<u8>, seq: u64, at: Timestamp, kind: RecordKind) -> Self {
+        out.extend_from_slice(b"{\"seq\":");
+        push_number(out, seq);
+        out.extend_from_slice(b",\"time\":");
+        push_number(out, u64::try_from(at.millis()).unwrap_or(0));
+        let mut line = Self { out };
+        line.text("kind", kind.as_str());
+        line
+    }
+
+    fn key(&mut self, key: &str) {
+        self.out.extend_from_slice(b",\"");
+        self.out.extend_from_slice(key.as_bytes());
+        self.out.extend_from_slice(b"\":");
+    }
+
+    pub(super) fn number(&mut self, key: &str, value: u64) {
+        self.key(key);
+        push_number(self.out, value);
+    }
+
+    pub(super) fn text(&mut self, key: &str, value: &str) {
+        self.key(key);
+        push_text(self.out, value);
+    }
+
+    pub(super) fn shown(&mut self, key: &str, value: impl std::fmt::Display) {
+        use std::io::Write as _;
+        self.key(key);
+        // Identifiers, addresses and authorities have no character that JSON escapes.
+        let _ = write!(self.out, "\"{value}\"");
+    }
+
+    pub(super) fn hex(&mut self, key: &str, value: &[u8]) {
+        self.key(key);
+        self.out.push(b'"');
+        push_hex(self.out, value);
+        self.out.push(b'"');
+    }
+
+    pub(super) fn intent(&mut self, i: &Intent<'_>) {
+        self.shown("exchange", i.exchange);
+        self.shown("session", i.session);
+        if let Some(token) = i.token {
+            self.shown("token", token);
+        }
+        self.shown("org", i.org);
+        self.text("project", i.project.as_str());
+        self.shown("keyId", i.key);
+        self.text("key", i.key_name.as_str());
+        self.number("version", i.version.into());
+        if let Some(tool) = i.tool {
+            self.text("tool", tool.as_str());
+        }
+        self.text("method", i.method.as_str());
+        self.text("scheme", i.scheme.as_str());
+        self.shown("authority", i.authority);
+        self.text("path", i.path);
+        self.shown("slot", i.slot);
+        self.text("policy", i.policy.as_str());
+        self.text("rule", i.rule);
+        self.hex("policies", &i.policy_digest[..8]);
+        if let Some(client) = i.client {
+            self.shown("client", client);
+        }
+    }
+
+    pub(super) fn outcome(&mut self, exchange: ExchangeId, of: u64, o: &Outcome) {
+        self.shown("exchange", exchange);
+        self.number("intent", of);
+        self.text("outcome", o.outcome.as_str());
+        if let Some(status) = o.status {
+            self.number("status", status.into());
+        }
+        self.number("bytesIn", o.bytes_in);
+        self.number("bytesOut", o.bytes_out);
+        self.number("durationMicros", u64::try_from(o.duration.as_micros()).unwrap_or(u64::MAX));
+        if o.scrubbed > 0 {
+            self.number("scrubbed", o.scrubbed.into());
+        }
+    }
+}
+
+fn push_number(out: &mut Vec<u8>, value: u64) {
+    out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+}
+
+pub(super) fn push_hex(out: &mut Vec<u8>, value: &[u8]) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    for byte in value {
+        out.push(DIGITS[usize::from(byte >> 4)]);
+        out.push(DIGITS[usize::from(byte & 15)]);
+    }
+}
+
+/// A JSON string (RFC 8259 section 7): control characters, DEL and C1 controls are escaped, so that
+/// a record shown in a terminal can't move its cursor.
+fn push_text(out: &mut Vec<u8>, value: &str) {
+    let cut = value.floor_char_boundary(MAX_TEXT.min(value.len()));
+    out.push(b'"');
+    for c in value[..cut].chars() {
+        match c {
+            '"' => out.extend_from_slice(b"\\\""),
+            '\\' => out.extend_from_slice(b"\\\\"),
+            '\u{0}'..='\u{1f}' | '\u{7f}'..='\u{9f}' => {
+                out.extend_from_slice(b"\\u00");
+                push_hex(out, &[u8::try_from(u32::from(c)).unwrap_or(0)]);
+            }
+            c => out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
+        }
+    }
+    out.push(b'"');
+}

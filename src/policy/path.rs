@@ -1,0 +1,207 @@
+//! One normal form of paths: what is decided on is what is sent.
+
+/// Why a path can't be decided on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PathError {
+    /// `.` or `..`, plain or encoded (RFC 3986 section 3.3).
+    #[error("the path has a dot segment")]
+    DotSegment,
+    /// `%2f` or `%5c`: some servers read them as separators.
+    #[error("the path has an encoded slash or backslash")]
+    EncodedSlash,
+    /// A backslash: some servers read it as a slash.
+    #[error("the path has a backslash")]
+    Backslash,
+    /// A control character, plain or encoded.
+    #[error("the path has a control character")]
+    Control,
+    /// `//`: some servers merge them, some don't.
+    #[error("the path has an empty segment")]
+    EmptySegment,
+    /// `;`: some servers cut a segment there.
+    #[error("the path has a matrix parameter")]
+    MatrixParameter,
+    /// A `%` that no two hex digits follow.
+    #[error("the path has a broken percent escape")]
+    BrokenEscape,
+    /// It doesn't begin with a slash.
+    #[error("the path doesn't begin with a slash")]
+    NotAbsolute,
+}
+
+/// Percent-decodes a path for matching, and refuses whatever two servers could read differently.
+///
+/// # Errors
+/// See [`PathError`].
+pub fn normal(raw: &str) -> Result<String, PathError> {
+    if raw == "*" {
+        return Ok(raw.to_owned());
+    }
+    if !raw.starts_with('/') {
+        return Err(PathError::NotAbsolute);
+    }
+    let mut out = Vec::with_capacity(raw.len());
+    let bytes = raw.as_bytes();
+    let mut at = 0;
+    while at < bytes.len() {
+        let byte = match bytes[at] {
+            b'\\' => return Err(PathError::Backslash),
+            b';' => return Err(PathError::MatrixParameter),
+            b'%' => {
+                let digits = raw.get(at + 1..at + 3).filter(|d| d.bytes().all(|b| b.is_ascii_hexdigit()));
+                at += 2;
+                match digits.and_then(|d| u8::from_str_radix(d, 16).ok()).ok_or(PathError::BrokenEscape)? {
+                    b'/' | b'\\' => return Err(PathError::EncodedSlash),
+                    b'%' => return Err(PathError::BrokenEscape),
+                    b';' => return Err(PathError::MatrixParameter),
+                    byte => byte,
+                }
+            }
+            byte => byte,
+        };
+        if byte < 0x20 || byte == 0x7f {
+            return Err(PathError::Control);
+        }
+        out.push(byte);
+        at += 1;
+    }
+    let path = String::from_utf8(out).map_err(|_| PathError::BrokenEscape)?;
+    let mut segments = path[1..].split('/').peekable();
+    while let Some(segment) = segments.next() {
+        match segment {
+            "." | ".." => return Err(PathError::DotSegment),
+            "" if segments.peek().is_some() => return Err(PathError::EmptySegment),
+            _ => {}
+        }
+    }
+    Ok(path)
+}
+
+/// A path pattern: `*` is any text within a segment, `**` is zero or more whole segments.
+#[derive(Debug, Clone)]
+pub struct Pattern(Vec<Part>);
+
+#[derive(Debug, Clone)]
+enum Part {
+    Any,
+    Segment(Vec<String>),
+}
+
+impl Pattern {
+    /// Reads a pattern; it begins with `/`.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let rest = text.strip_prefix('/').ok_or("a path begins with '/'")?;
+        if normal(text).is_err() {
+            return Err(
+                "a path is written in normal form: no dot segments, '//', ';', backslashes or escapes of them".into()
+            );
+        }
+        rest.split('/')
+            .map(|segment| match segment {
+                "**" => Ok(Part::Any),
+                s if s.contains("**") => Err("'**' stands for whole segments: write '/**'".to_owned()),
+                s => Ok(Part::Segment(s.split('*').map(str::to_owned).collect())),
+            })
+            .collect::<Result<_, _>>()
+            .map(Self)
+    }
+
+    /// Whether the normal path fits.
+    #[must_use]
+    pub fn matches(&self, path: &str) -> bool {
+        let Some(rest) = path.strip_prefix('/') else { return false };
+        let segments: Vec<&str> = rest.split('/').collect();
+        fits(&self.0, &segments)
+    }
+}
+
+/// Glob over segments in linear space: remembers the last `**` and goes on from there.
+fn fits(parts: &[Part], segments: &[&str]) -> bool {
+    let (mut p, mut s, mut retry) = (0, 0, None);
+    while s < segments.len() {
+        match parts.get(p) {
+            Some(Part::Any) => {
+                retry = Some((p, s));
+                p += 1;
+            }
+            Some(Part::Segment(pieces)) if segment_fits(pieces, segments[s]) => {
+                p += 1;
+                s += 1;
+            }
+            _ => match retry {
+                Some((any, from)) => {
+                    p = any + 1;
+                    s = from + 1;
+                    retry = Some((any, s));
+                }
+                None => return false,
+            },
+        }
+    }
+    parts[p..].iter().all(|part| matches!(part, Part::Any))
+}
+
+fn segment_fits(pieces: &[String], segment: &str) -> bool {
+    let [first, middle @ .., last] = pieces else { return pieces.first().is_some_and(|p| p == segment) };
+    let Some(rest) = segment.strip_prefix(first.as_str()) else { return false };
+    let Some(mut rest) = rest.strip_suffix(last.as_str()) else { return false };
+    for piece in middle {
+        match rest.find(piece.as_str()) {
+            Some(at) => rest = &rest[at + piece.len()..],
+            None => return false,
+        }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_match_whole_segments() {
+        for (pattern, path, fit) in [
+            ("/v1/charges", "/v1/charges", true),
+            ("/v1/charges", "/v1/charges/", false),
+            ("/v1/charges", "/v1/charges/ch_1", false),
+            ("/v1/refunds/**", "/v1/refunds", true),
+            ("/v1/refunds/**", "/v1/refunds/a/b", true),
+            ("/v1/refunds/**", "/v1/refundsx", false),
+            ("/**", "/", true),
+            ("/**/git-upload-pack", "/a/b.git/git-upload-pack", true),
+            ("/repos/*/issues", "/repos/a/issues", true),
+            ("/repos/*/issues", "/repos/a/b/issues", false),
+            ("/files/*.txt", "/files/a.txt", true),
+            ("/files/*.txt", "/files/a.txtx", false),
+        ] {
+            assert_eq!(Pattern::parse(pattern).expect(pattern).matches(path), fit, "{pattern} {path}");
+        }
+    }
+
+    #[test]
+    fn paths_that_servers_read_differently_are_refused() {
+        use PathError as E;
+        for (path, why) in [
+            ("/v1/../admin", E::DotSegment),
+            ("/v1/%2e%2e/admin", E::DotSegment),
+            ("/v1/%2E/admin", E::DotSegment),
+            ("/v1//admin", E::EmptySegment),
+            ("/v1/a%2fb", E::EncodedSlash),
+            ("/v1/a%5Cb", E::EncodedSlash),
+            ("/v1\\admin", E::Backslash),
+            ("/v1/a;x=1", E::MatrixParameter),
+            ("/v1/a%3bx", E::MatrixParameter),
+            ("/v1/a%00", E::Control),
+            ("/v1/a%0d%0a", E::Control),
+            ("/v1/%zz", E::BrokenEscape),
+            ("/v1/%252e", E::BrokenEscape),
+            ("v1", E::NotAbsolute),
+        ] {
+            assert_eq!(normal(path), Err(why), "{path}");
+        }
+        assert_eq!(normal("/v1/caf%C3%A9").as_deref(), Ok("/v1/café"));
+    }
+}

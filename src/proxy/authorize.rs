@@ -1,0 +1,179 @@
+//! Facts -> policy -> a permit for each key, or a rejection.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, Method};
+
+use super::Mode;
+use super::identify::{Found, Identified};
+use super::reject::{Code, Rejection};
+use super::settings::Unbound;
+use super::target::Target;
+use crate::model::{ExchangeId, Slot};
+use crate::policy::{Decision, Denial, Facts, Permit, PolicySet, WithoutToken};
+use crate::session::registry::LiveSession;
+use crate::vault::key::Key;
+
+/// What may be done with the request.
+pub enum Authorized {
+    /// One permit for each token that was found, in the same order.
+    Swap(Vec<Permit>),
+    /// A key is put into an empty slot.
+    Fill(Box<(Arc<Key>, Slot, Permit)>),
+    /// It goes on as it is, without a key.
+    Plain,
+}
+
+/// What the decision is about.
+pub struct Question<'a> {
+    /// The exchange.
+    pub exchange: ExchangeId,
+    /// How the agent reached us.
+    pub mode: Mode,
+    /// Whose proxy credentials came with the request, if any.
+    pub session: Option<&'a Arc<LiveSession>>,
+    /// The method.
+    pub method: &'a Method,
+    /// The headers as they came.
+    pub headers: &'a HeaderMap,
+    /// Where it goes.
+    pub target: &'a Target,
+    /// The keys bound to that host.
+    pub bound: &'a [Arc<Key>],
+    /// What happens to hosts without keys.
+    pub unbound: Unbound,
+}
+
+/// Decides.
+///
+/// # Errors
+/// The request is refused, by a rule or because nothing allows it.
+pub fn authorize(policies: &PolicySet, ask: &Question<'_>, identified: &Identified) -> Result<Authorized, Rejection> {
+    if !identified.found.is_empty() {
+        if identified.foreign {
+            return Err(Rejection::new(
+                Code::CredentialUnregistered,
+                "beside a proxy token, the request holds a credential that is none",
+            ));
+        }
+        let permits = identified.found.iter().map(|found| permit(policies, ask, found)).collect::<Result<_, _>>()?;
+        return Ok(Authorized::Swap(permits));
+    }
+    if ask.bound.is_empty() {
+        return match ask.unbound {
+            Unbound::Forward => Ok(Authorized::Plain),
+            Unbound::Deny => {
+                let why = format!("no key is bound to {} and `proxy.unbound` is `deny`", ask.target.authority);
+                Err(Rejection::new(Code::HostNotAllowed, why))
+            }
+        };
+    }
+    match identified.foreign {
+        true => foreign(policies, ask),
+        false => empty(policies, ask),
+    }
+}
+
+fn facts<'a>(ask: &'a Question<'_>, session: &'a LiveSession, key: &'a Key, slot: &'a Slot) -> Facts<'a> {
+    Facts {
+        exchange: ask.exchange,
+        session: session.id,
+        org: session.org,
+        project: &session.project,
+        environment: session.environment,
+        tool: session.tool.as_ref(),
+        key: key.id,
+        key_name: &key.name,
+        key_version: key.version,
+        scheme: ask.target.scheme,
+        authority: &ask.target.authority,
+        method: ask.method,
+        path: ask.target.path(),
+        slot,
+    }
+}
+
+fn permit(policies: &PolicySet, ask: &Question<'_>, found: &Found) -> Result<Permit, Rejection> {
+    match policies.decide(&facts(ask, &found.token.session, &found.key, &found.slot)) {
+        Decision::Permit(permit) => Ok(permit),
+        Decision::Deny(denial) => Err(denied(&denial)),
+    }
+}
+
+fn denied(denial: &Denial) -> Rejection {
+    let by = match (&denial.policy, &denial.rule) {
+        (Some(policy), Some(rule)) => format!("{policy}/{rule}: "),
+        (Some(policy), None) => format!("{policy}: "),
+        _ => String::new(),
+    };
+    Rejection::new(Code::PolicyDenied, format!("{by}{}", denial.reason))
+}
+
+/// The keys of the request's own session that are bound to the host, each with its slot.
+fn granted<'a>(ask: &'a Question<'_>) -> impl Iterator<Item = (&'a LiveSession, &'a Arc<Key>, &'a Slot)> {
+    ask.session.into_iter().flat_map(|session| {
+        ask.bound
+            .iter()
+            .filter(move |key| key.org == session.org && session.may_use(key.id))
+            .filter_map(move |key| Some((session.as_ref(), key, key.destination.slots.first()?)))
+    })
+}
+
+/// A request to a bound host with nothing in any slot, as git sends it first. It goes on without a
+/// key if a key of its session could go there; a rule may also inject.
+fn empty(policies: &PolicySet, ask: &Question<'_>) -> Result<Authorized, Rejection> {
+    let mut last = None;
+    for (session, key, slot) in granted(ask) {
+        let facts = facts(ask, session, key, slot);
+        if let Some(filled) = fill(policies, ask, &facts, key, slot) {
+            return Ok(filled);
+        }
+        match policies.decide(&facts) {
+            Decision::Permit(_) => return Ok(Authorized::Plain),
+            Decision::Deny(denial) => last = Some(denied(&denial)),
+        }
+    }
+    Err(last.unwrap_or_else(|| {
+        let why = format!("{} has keys bound to it and the request holds no proxy token for one", ask.target.authority);
+        Rejection::new(Code::CredentialUnregistered, why)
+    }))
+}
+
+/// A credential that is no token of ours, for a bound host.
+fn foreign(policies: &PolicySet, ask: &Question<'_>) -> Result<Authorized, Rejection> {
+    for (session, key, slot) in granted(ask) {
+        let facts = facts(ask, session, key, slot);
+        if ask.mode == Mode::Forward
+            && matches!(policies.decide_without_token(&facts, from_browser(ask.headers)), WithoutToken::Forward)
+        {
+            return Ok(Authorized::Plain);
+        }
+        if let Some(filled) = fill(policies, ask, &facts, key, slot) {
+            return Ok(filled);
+        }
+    }
+    let why =
+        format!("{} has keys bound to it, and the credential in the request is no proxy token", ask.target.authority);
+    Err(Rejection::new(Code::CredentialUnregistered, why))
+}
+
+fn fill(
+    policies: &PolicySet,
+    ask: &Question<'_>,
+    facts: &Facts<'_>,
+    key: &Arc<Key>,
+    slot: &Slot,
+) -> Option<Authorized> {
+    if ask.mode == Mode::Gateway {
+        return None;
+    }
+    match policies.decide_without_token(facts, from_browser(ask.headers)) {
+        WithoutToken::Inject(permit) => Some(Authorized::Fill(Box::new((Arc::clone(key), slot.clone(), permit)))),
+        _ => None,
+    }
+}
+
+/// Whether a page in a browser may have caused the request (Fetch, section 3.1 and Fetch Metadata).
+fn from_browser(headers: &HeaderMap) -> bool {
+    headers.contains_key(http::header::ORIGIN) || headers.keys().any(|name| name.as_str().starts_with("sec-fetch-"))
+}

@@ -1,0 +1,254 @@
+//! What one core has of its own, and what all cores of a node share.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio_util::sync::CancellationToken;
+
+use super::Mode;
+use super::reject::{Fault, Rejection};
+use super::running::Running;
+use super::scrub::PatternSet;
+use super::settings::Settings;
+use super::target::Target;
+use super::tunnel::Tunnel;
+use crate::audit;
+use crate::model::{Authority, Clock, ExchangeId, KeyId, OrgId, Scheme, Secret};
+use crate::policy::{self, ScrubPermit};
+use crate::session::registry::Registry;
+use crate::telemetry::Metrics;
+use crate::tls::ca::LeafCache;
+use crate::upstream::Upstream;
+use crate::vault::Vault;
+
+/// A gateway route: the base URL behind a first path segment.
+#[derive(Debug, Clone)]
+pub struct Route {
+    /// With TLS or without.
+    pub scheme: Scheme,
+    /// The upstream.
+    pub authority: Authority,
+    /// Put before the rest of the path; empty, or begins with `/` and doesn't end with one.
+    pub base_path: String,
+}
+
+/// What all cores of a node share.
+pub struct Shared {
+    /// The live view of tokens, sessions and keys.
+    pub registry: Arc<Registry>,
+    /// Opens keys, for a permit and a receipt.
+    pub vault: Arc<Vault>,
+    /// The policies in force.
+    pub policies: Arc<policy::Library>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Leaf certificates of intercepted hosts.
+    pub leaves: Arc<LeafCache>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Settings of the data path.
+    pub settings: Settings,
+    /// Gateway routes by first path segment.
+    pub routes: HashMap<String, Route>,
+    /// Keys the hashes of the scrubber; random, this process's own.
+    pub scrub_key: Secret<[u8; 32]>,
+    /// Set when the node stops: connections finish what they do and take nothing new.
+    pub draining: CancellationToken,
+}
+
+/// One core: a thread with a runtime, a pool of upstream connections and an audit chain of its own.
+pub struct Core {
+    /// What all cores share.
+    pub shared: Arc<Shared>,
+    /// This core's audit chain.
+    pub audit: audit::Writer,
+    /// This core's upstream connections.
+    pub upstream: Upstream,
+    /// The exchanges that run here.
+    pub running: Rc<Running>,
+    /// How many agent connections this core serves; the acceptor reads it.
+    pub load: Arc<AtomicUsize>,
+    patterns: RefCell<HashMap<(Scheme, Authority), PatternsOf>>,
+    ids: Cell<u64>,
+}
+
+/// The keys' generation that the patterns were built from, and the patterns.
+type PatternsOf = (u64, Option<Arc<PatternSet>>);
+
+/// The most hosts whose scrub patterns are kept on a core.
+const PATTERN_HOSTS: usize = 1024;
+
+impl Core {
+    /// A core with nothing running.
+    pub fn new(shared: Arc<Shared>, audit: audit::Writer, upstream: Upstream, load: Arc<AtomicUsize>) -> Self {
+        let mut seed = [0u8; 8];
+        // Identifiers have to be unique, not secret: the time and the address of a stack variable
+        // are enough of a seed if the system's source fails.
+        if getrandom::fill(&mut seed).is_err() {
+            seed = (std::ptr::from_ref(&seed).addr() as u64).to_ne_bytes();
+        }
+        Self {
+            shared,
+            audit,
+            upstream,
+            running: Rc::default(),
+            load,
+            patterns: RefCell::default(),
+            ids: Cell::new(u64::from_ne_bytes(seed) | 1),
+        }
+    }
+
+    /// A fresh exchange id: a UUID version 7 made without a system call.
+    pub fn exchange_id(&self) -> ExchangeId {
+        let next = || {
+            // xorshift64* (Vigna 2016): fast, and unique within a core for 2^64 steps.
+            let mut x = self.ids.get();
+            x ^= x >> 12;
+            x ^= x << 25;
+            x ^= x >> 27;
+            self.ids.set(x);
+            x.wrapping_mul(0x2545_F491_4F6C_DD1D)
+        };
+        let millis = self.shared.clock.now().millis().to_be_bytes();
+        let mut bytes = [0u8; 16];
+        bytes[..6].copy_from_slice(&millis[2..]);
+        bytes[6..8].copy_from_slice(&next().to_be_bytes()[..2]);
+        bytes[8..].copy_from_slice(&next().to_be_bytes());
+        bytes[6] = (bytes[6] & 0x0f) | 0x70;
+        bytes[8] = (bytes[8] & 0x3f) | 0x80;
+        ExchangeId::from_bytes(bytes)
+    }
+
+    /// The patterns of every key that a reply of this host might carry back, built once for each
+    /// change of the keys. `None` if no key is bound to the host.
+    pub fn patterns(&self, scheme: Scheme, authority: &Authority) -> Result<Option<Arc<PatternSet>>, Rejection> {
+        let generation = self.shared.registry.generation();
+        let at = (scheme, authority.clone());
+        if let Some((of, set)) = self.patterns.borrow().get(&at)
+            && *of == generation
+        {
+            return Ok(set.clone());
+        }
+        let keys = self.shared.registry.bound_keys(scheme, authority);
+        let set = match keys.is_empty() {
+            true => None,
+            false => Some(self.build_patterns(&keys.iter().map(|k| (k.org, k.id)).collect::<Vec<_>>(), authority)?),
+        };
+        let mut cache = self.patterns.borrow_mut();
+        if cache.len() >= PATTERN_HOSTS {
+            cache.clear();
+        }
+        cache.insert(at, (generation, set.clone()));
+        Ok(set)
+    }
+
+    fn build_patterns(&self, keys: &[(OrgId, KeyId)], authority: &Authority) -> Result<Arc<PatternSet>, Rejection> {
+        let mut builder = PatternSet::builder(self.shared.scrub_key.expose());
+        for (org, key) in keys {
+            let permit = ScrubPermit::for_reply(*org, authority);
+            let opened = self.shared.vault.scrub_entry(permit, *key, &mut |secret| builder.add(secret));
+            if let Err(why) = opened {
+                tracing::error!(key.id = %key, error = %why, "a key can't be opened to scrub replies, so its host is refused");
+                let detail = "a key that is bound to this host can't be opened, so replies can't be scrubbed";
+                return Err(Rejection::new(super::reject::Code::Internal, detail));
+            }
+        }
+        Ok(Arc::new(builder.build()))
+    }
+
+    /// Counts and logs a refusal that happened before an exchange began.
+    pub fn note_refused(&self, exchange: ExchangeId, mode: Mode, rejection: &Rejection) {
+        self.shared.metrics.denied(rejection.code.as_str());
+        self.audit.denied(exchange, rejection.code.as_str(), &rejection.detail, None, None);
+        tracing::warn!(
+            request.id = %exchange,
+            mode = mode.as_str(),
+            error.code = rejection.code.as_str(),
+            detail = %rejection.detail,
+            "request refused"
+        );
+    }
+
+    /// Counts and records a refusal inside an exchange, whose log line says the rest.
+    pub fn refused(&self, exchange: ExchangeId, tunnel: &Tunnel, target: Option<&Target>, rejection: &Rejection) {
+        self.shared.metrics.denied(rejection.code.as_str());
+        let authority = target.map(|t| t.authority.to_string());
+        self.audit.denied(exchange, rejection.code.as_str(), &rejection.detail, authority.as_deref(), tunnel.peer);
+    }
+
+    /// One line for each exchange, at the level of its outcome.
+    pub fn log(&self, line: &Line<'_>) {
+        macro_rules! at {
+            ($level:ident) => {
+                tracing::$level!(
+                    request.id = %line.exchange,
+                    mode = line.mode.as_str(),
+                    session.id = line.session,
+                    http.method = line.method,
+                    upstream.authority = line.authority,
+                    http.status = line.status,
+                    policy.rule = line.rule,
+                    error.code = line.code,
+                    bytes_in = line.bytes_in,
+                    bytes_out = line.bytes_out,
+                    duration_ms = line.duration_ms,
+                    client = line.peer.map(tracing::field::display),
+                    "exchange"
+                )
+            };
+        }
+        match line.fault {
+            None => at!(info),
+            Some(Fault::Client | Fault::Denied | Fault::Upstream | Fault::Overloaded) => at!(warn),
+            Some(Fault::Internal) => at!(error),
+        }
+    }
+
+    /// The tick of the core: writes what the audit chain holds back, and stops what may not go on.
+    pub fn tick(&self) {
+        self.running.tick(self.shared.clock.now());
+        self.upstream.reap();
+        if let Err(why) = self.audit.flush() {
+            tracing::error!(error = %why, "audit records can't be written; no key is used until they can");
+        }
+    }
+}
+
+/// The one log line of an exchange.
+#[expect(missing_docs, reason = "the names are those of the log line")]
+pub struct Line<'a> {
+    pub exchange: ExchangeId,
+    pub mode: Mode,
+    pub session: Option<&'a str>,
+    pub method: &'a str,
+    pub authority: Option<&'a str>,
+    pub status: u16,
+    pub rule: Option<&'a str>,
+    pub code: Option<&'static str>,
+    pub fault: Option<Fault>,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    pub duration_ms: u64,
+    pub peer: Option<SocketAddr>,
+}
+
+/// Counts a connection for as long as it lives.
+pub struct Connected(Arc<AtomicUsize>);
+
+impl Connected {
+    /// One more connection.
+    pub fn new(load: &Arc<AtomicUsize>) -> Self {
+        load.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(load))
+    }
+}
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,233 @@
+//! The spine: one request and its reply, as a list of steps.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::header::PROXY_AUTHORIZATION;
+use http::{HeaderName, HeaderValue, Request, Response, Version};
+use hyper::body::Incoming;
+
+use super::authorize::{self, Authorized, Question};
+use super::core::Core;
+use super::identify::{self, Identified};
+use super::record::{self, Use};
+use super::reject::{Code, Rejection};
+use super::relay::{self, Account, Reply, Upload};
+use super::running::Run;
+use super::target::{self, Target};
+use super::tunnel::{Tunnel, authenticate};
+use super::{Mode, forward, inject};
+use crate::model::{ExchangeId, OrgId};
+use crate::session::registry::LiveSession;
+use crate::upstream;
+use crate::vault::key::Key;
+
+/// How often a request is tried again on a fresh connection when a pooled one turned out closed
+/// before anything was written.
+const TRIES: usize = 3;
+
+/// Serves one request. Every way out closes the account: record, metrics and log line.
+pub async fn serve(core: Rc<Core>, tunnel: Rc<Tunnel>, request: Request<Incoming>) -> Response<Reply> {
+    let exchange = core.exchange_id();
+    let account = Account::open(Rc::clone(&core), Rc::clone(&tunnel), exchange, request.method().clone());
+    match run(&core, &tunnel, exchange, request, account).await {
+        Ok(response) => response,
+        Err((rejection, mut account)) => {
+            core.refused(exchange, &tunnel, account.target(), &rejection);
+            let response = rejection.response(exchange);
+            account.close(response.status().as_u16(), Some(&rejection));
+            response.map(|body| Reply::Own(Some(body)))
+        }
+    }
+}
+
+type Refused = (Rejection, Account);
+
+async fn run(
+    core: &Rc<Core>,
+    tunnel: &Rc<Tunnel>,
+    exchange: ExchangeId,
+    mut request: Request<Incoming>,
+    mut account: Account,
+) -> Result<Response<Reply>, Refused> {
+    macro_rules! step {
+        ($result:expr) => {
+            match $result {
+                Ok(value) => value,
+                Err(rejection) => return Err((Rejection::from(rejection), account)),
+            }
+        };
+    }
+    let shared = &core.shared;
+    let target = step!(target::read(core, tunnel, &request));
+    account.to(&target);
+    let session = step!(who(core, tunnel, &request));
+    let bound = shared.registry.bound_keys(target.scheme, &target.authority);
+    let now = shared.clock.now();
+    let identified = step!(identify::identify(
+        request.headers(),
+        &shared.registry,
+        &bound,
+        target.scheme,
+        &target.authority,
+        session.as_ref(),
+        now,
+    ));
+    let question = Question {
+        exchange,
+        mode: tunnel.mode,
+        session: session.as_ref(),
+        method: &request.method().clone(),
+        headers: &request.headers().clone(),
+        target: &target,
+        bound: &bound,
+        unbound: shared.settings.unbound,
+    };
+    let mut authorized = step!(authorize::authorize(&shared.policies.current(), &question, &identified));
+    if !matches!(authorized, Authorized::Plain) && shared.registry.is_stale(now) {
+        step!(Err(Rejection::new(Code::StoreUnavailable, "the store has been out of reach for too long")));
+    }
+    let patterns = step!(core.patterns(target.scheme, &target.authority));
+    let run = enter(core, &identified);
+
+    // What is sent is what was decided on.
+    step!(forward::fit(request.headers_mut(), &target, !bound.is_empty()));
+    let wanted = forward::wanted(request.version());
+    let originals = slots_as_they_came(&request, &identified);
+    *request.uri_mut() = http::Uri::from(target.path_and_query.clone());
+    *request.version_mut() = Version::HTTP_11;
+    let counted = account.counted();
+    let idle = shared.settings.deadlines.idle_body;
+    let mut request: Request<upstream::RequestBody> =
+        request.map(|body| Box::pin(Upload::new(body, counted, idle)) as upstream::RequestBody);
+
+    let org = identified.found.first().map_or(OrgId::DEFAULT, |found| found.token.session.org);
+    let mut attempt = 0;
+    loop {
+        attempt += 1;
+        let checkout = core.upstream.checkout(org, target.scheme, &target.authority, wanted);
+        let connection = step!(step!(guard(run.as_ref(), checkout).await).map_err(failed));
+        // The session is looked at once more: connecting may have taken seconds.
+        for found in &identified.found {
+            if let Some(ended) = found.token.ended(shared.clock.now()) {
+                step!(Err(Rejection::from(ended)));
+            }
+        }
+        step!(use_keys(
+            core,
+            tunnel,
+            exchange,
+            &target,
+            &identified,
+            authorized,
+            session.as_ref(),
+            &mut request,
+            &mut account
+        ));
+        match step!(guard(run.as_ref(), connection.send(request)).await) {
+            Ok(response) => return relay::relay(response, patterns, run, account).map_err(|refused| *refused),
+            Err((upstream::Error::Closed { written: false }, Some(back))) if attempt < TRIES => {
+                request = back;
+                account.abandon();
+                for (name, value) in &originals {
+                    request.headers_mut().insert(name.clone(), value.clone());
+                }
+                authorized = step!(authorize::authorize(&shared.policies.current(), &question, &identified));
+            }
+            Err((why, _)) => return Err((failed(why), account)),
+        }
+    }
+}
+
+/// Whose proxy credentials came with the request: those of CONNECT, or its own in absolute form.
+fn who<B>(core: &Core, tunnel: &Tunnel, request: &Request<B>) -> Result<Option<Arc<LiveSession>>, Rejection> {
+    match (&tunnel.session, tunnel.mode, &tunnel.target) {
+        (Some(session), ..) => match session.ended(core.shared.clock.now()) {
+            Some(ended) => Err(ended.into()),
+            None => Ok(Some(Arc::clone(session))),
+        },
+        (None, Mode::Forward, None) => {
+            authenticate(core, request.headers().get(PROXY_AUTHORIZATION).map(HeaderValue::as_bytes))
+        }
+        _ => Ok(None),
+    }
+}
+
+fn enter(core: &Core, identified: &Identified) -> Option<Run> {
+    let tokens: Vec<_> = identified.found.iter().map(|found| Arc::clone(&found.token)).collect();
+    (!tokens.is_empty()).then(|| core.running.enter(tokens))
+}
+
+async fn guard<F: Future>(run: Option<&Run>, future: F) -> Result<F::Output, Rejection> {
+    match run {
+        Some(run) => run.guard(future).await.map_err(Rejection::from),
+        None => Ok(future.await),
+    }
+}
+
+/// The slots' headers with the tokens in them, for another try.
+fn slots_as_they_came<B>(request: &Request<B>, identified: &Identified) -> Vec<(HeaderName, HeaderValue)> {
+    let value = |name: &HeaderName| request.headers().get(name).cloned();
+    identified.found.iter().filter_map(|f| Some((f.slot.header().clone(), value(f.slot.header())?))).collect()
+}
+
+/// Record, open, inject: for each key in this order, and all records before the first key.
+#[expect(clippy::too_many_arguments, reason = "the step joins what all steps before it found")]
+fn use_keys<B>(
+    core: &Core,
+    tunnel: &Tunnel,
+    exchange: ExchangeId,
+    target: &Target,
+    identified: &Identified,
+    authorized: Authorized,
+    session: Option<&Arc<LiveSession>>,
+    request: &mut Request<B>,
+    account: &mut Account,
+) -> Result<(), Rejection> {
+    let opened = |key: &Key, permit, receipt| {
+        core.shared.vault.open(permit, receipt).map_err(|why| {
+            tracing::error!(request.id = %exchange, key.id = %key.id, error = %why, "the key can't be opened");
+            Rejection::new(Code::Internal, "the key can't be opened")
+        })
+    };
+    match authorized {
+        Authorized::Plain => {}
+        Authorized::Swap(permits) => {
+            let mut receipts = Vec::with_capacity(permits.len());
+            for (found, permit) in identified.found.iter().zip(permits) {
+                let (receipt, draft) = record::intent(core, tunnel, exchange, target, &Use::of(found), &permit)?;
+                account.owe(found.token.session.id.to_string(), Some(Arc::clone(permit.rule())), draft);
+                receipts.push((found, permit, receipt));
+            }
+            for (found, permit, receipt) in receipts {
+                let secret = opened(&found.key, permit, receipt)?;
+                inject::inject(request.headers_mut(), found, &secret)?;
+                core.shared.metrics.injected(found.key.provider.as_str(), found.slot.label());
+            }
+        }
+        Authorized::Fill(fill) => {
+            let (key, slot, permit) = *fill;
+            let session =
+                session.ok_or_else(|| Rejection::new(Code::Internal, "a key is injected only for a session"))?;
+            let usage = Use { session, token: None, key: &key, slot: &slot };
+            let (receipt, draft) = record::intent(core, tunnel, exchange, target, &usage, &permit)?;
+            account.owe(session.id.to_string(), Some(Arc::clone(permit.rule())), draft);
+            let secret = opened(&key, permit, receipt)?;
+            inject::fill(request.headers_mut(), &slot, &secret)?;
+            core.shared.metrics.injected(key.provider.as_str(), slot.label());
+        }
+    }
+    Ok(())
+}
+
+/// What the upstream's failure means to the agent.
+fn failed(why: upstream::Error) -> Rejection {
+    use upstream::Error as E;
+    let code = match &why {
+        E::Blocked { .. } => Code::DestinationBlocked,
+        E::Tls(_) => Code::UpstreamTls,
+        E::Timeout(_) => Code::UpstreamTimeout,
+        _ => Code::UpstreamUnreachable,
+    };
+    Rejection::new(code, why.to_string())
+}

@@ -1,0 +1,82 @@
+//! Makes a request fit to send on, and gets a connection to its upstream.
+
+use http::header::{
+    ACCEPT_ENCODING, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, IF_RANGE, PROXY_AUTHORIZATION, RANGE, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Version};
+
+use super::reject::{Code, Rejection};
+use super::target::Target;
+use crate::upstream;
+
+/// Takes out what belongs to one hop (RFC 9110 section 7.6.1) and sets what the next one needs.
+///
+/// # Errors
+/// `Connection` asks to drop a field that must arrive.
+pub fn fit(headers: &mut HeaderMap, target: &Target, bound: bool) -> Result<(), Rejection> {
+    let trailers = headers.get_all(TE).iter().any(|v| v.as_bytes().eq_ignore_ascii_case(b"trailers"));
+    strip_hop_by_hop(headers)?;
+    headers.remove(PROXY_AUTHORIZATION);
+    headers.remove(EXPECT);
+    if trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+    let host = HeaderValue::try_from(target.authority.in_uri(target.scheme))
+        .map_err(|_| Rejection::new(Code::Internal, "the authority can't stand in a Host header"))?;
+    headers.insert(HOST, host);
+    if bound {
+        // Replies of a bound host are searched for keys, so they have to come whole and uncoded.
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        headers.remove(RANGE);
+        headers.remove(IF_RANGE);
+    }
+    Ok(())
+}
+
+/// Removes hop-by-hop fields, both those that are always and those that `Connection` names.
+///
+/// # Errors
+/// `Connection` names a field that is not the sender's to remove.
+pub fn strip_hop_by_hop(headers: &mut HeaderMap) -> Result<(), Rejection> {
+    const FIXED: [HeaderName; 3] = [TE, TRANSFER_ENCODING, UPGRADE];
+    if headers.contains_key(CONNECTION) {
+        let mut named = Vec::new();
+        for value in headers.get_all(CONNECTION) {
+            for token in value.as_bytes().split(|b| *b == b',').map(<[u8]>::trim_ascii).filter(|t| !t.is_empty()) {
+                let name = HeaderName::from_bytes(token)
+                    .map_err(|_| Rejection::new(Code::BadRequest, "the Connection header can't be read"))?;
+                named.push(name);
+            }
+        }
+        for name in named {
+            let end_to_end = name == http::header::AUTHORIZATION
+                || name == HOST
+                || name == CONTENT_LENGTH
+                || name == http::header::COOKIE;
+            if end_to_end {
+                return Err(Rejection::new(Code::BadRequest, "the Connection header names a field that must arrive"));
+            }
+            headers.remove(name);
+        }
+        headers.remove(CONNECTION);
+    }
+    for name in FIXED {
+        headers.remove(name);
+    }
+    headers.remove("keep-alive");
+    headers.remove("proxy-connection");
+    headers.remove("http2-settings");
+    Ok(())
+}
+
+/// Which protocol to ask the upstream for: what the agent speaks, so that nothing is translated
+/// without need.
+pub fn wanted(version: Version) -> upstream::Protocol {
+    if version == Version::HTTP_2 { upstream::Protocol::Any } else { upstream::Protocol::Http1 }
+}
+
+/// Whether the trailers that a request announces may pass.
+pub fn announces_trailers(headers: &HeaderMap) -> bool {
+    headers.contains_key(TRAILER)
+}

@@ -1,0 +1,129 @@
+//! Ends the agent's TLS with a leaf for the authority of its CONNECT, and serves HTTP inside.
+
+use std::rc::Rc;
+
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Request, server};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::server::Acceptor;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::time::timeout;
+use tokio_rustls::LazyConfigAcceptor;
+
+use super::Mode;
+use super::core::Core;
+use super::exchange;
+use super::tunnel::Tunnel;
+use super::wire::Prefixed;
+use crate::model::Host;
+
+/// Runs hyper's tasks on this core.
+#[derive(Clone, Copy)]
+pub struct LocalExecutor;
+
+impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExecutor {
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(future);
+    }
+}
+
+/// The first byte of a TLS record that carries a handshake (RFC 8446 section 5.1).
+const HANDSHAKE: u8 = 0x16;
+
+/// Ends TLS inside a tunnel, or on the gateway's TLS listener, and serves what is in it. A tunnel
+/// whose first byte is no TLS is closed: nothing is ever forwarded out of it unread.
+pub async fn tls<S: AsyncRead + AsyncWrite + Unpin + 'static>(core: Rc<Core>, mut stream: S, mut tunnel: Tunnel) {
+    let deadline = core.shared.settings.deadlines.tls;
+    let accepted = timeout(deadline, async {
+        let mut first = [0u8; 1];
+        stream.read_exact(&mut first).await.ok()?;
+        if first[0] != HANDSHAKE {
+            return None;
+        }
+        let stream = Prefixed::new(bytes::Bytes::copy_from_slice(&first), stream);
+        let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await.ok()?;
+        let named = start.client_hello().server_name().map(Host::parse);
+        let (_, authority) = tunnel.target.as_ref()?;
+        let host = match (tunnel.mode, &named) {
+            // The gateway answers under whatever name the agent knows it by.
+            (Mode::Gateway, Some(Ok(named))) => named.clone(),
+            _ => authority.host.clone(),
+        };
+        tunnel.wrong_name = named.is_some_and(|named| named.as_ref() != Ok(&host));
+        let config = core.shared.leaves.get(&host).ok()?;
+        start.into_stream(config).await.ok()
+    });
+    let Ok(Some(stream)) = accepted.await else { return };
+    if tunnel.mode == Mode::Gateway {
+        tunnel.target = None;
+    }
+    let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    let tunnel = Rc::new(tunnel);
+    if h2 {
+        serve_http2(core, stream, tunnel).await;
+    } else {
+        serve_http1(core, stream, tunnel).await;
+    }
+}
+
+/// Serves HTTP/1.1 on the stream until either side is done.
+pub async fn serve_http1<S: AsyncRead + AsyncWrite + Unpin + 'static>(core: Rc<Core>, stream: S, tunnel: Rc<Tunnel>) {
+    let settings = &core.shared.settings;
+    let mut builder = server::conn::http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(settings.deadlines.head)
+        .max_buf_size(settings.limits.head_bytes.max(8192))
+        .max_headers(settings.limits.headers)
+        .half_close(false)
+        .preserve_header_case(false);
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service(&core, tunnel)));
+    tokio::select! {
+        biased;
+        _ = connection.as_mut() => {}
+        () = core.shared.draining.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            let _ = connection.await;
+        }
+    }
+}
+
+/// Serves HTTP/2 on the stream until either side is done.
+async fn serve_http2<S: AsyncRead + AsyncWrite + Unpin + 'static>(core: Rc<Core>, stream: S, tunnel: Rc<Tunnel>) {
+    let settings = &core.shared.settings;
+    let mut builder = server::conn::http2::Builder::new(LocalExecutor);
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(settings.limits.streams)
+        .max_header_list_size(u32::try_from(settings.limits.head_bytes).unwrap_or(u32::MAX))
+        .initial_stream_window_size(1 << 20)
+        .initial_connection_window_size(4 << 20)
+        .keep_alive_interval(settings.deadlines.head)
+        .keep_alive_timeout(settings.deadlines.tls);
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service(&core, tunnel)));
+    tokio::select! {
+        biased;
+        _ = connection.as_mut() => {}
+        () = core.shared.draining.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            let _ = connection.await;
+        }
+    }
+}
+
+fn service(
+    core: &Rc<Core>,
+    tunnel: Rc<Tunnel>,
+) -> impl hyper::service::Service<
+    Request<Incoming>,
+    Response = hyper::Response<super::relay::Reply>,
+    Error = std::convert::Infallible,
+    Future = impl Future<Output = Result<hyper::Response<super::relay::Reply>, std::convert::Infallible>> + use<>,
+> + use<> {
+    let core = Rc::clone(core);
+    service_fn(move |request| {
+        let (core, tunnel) = (Rc::clone(&core), Rc::clone(&tunnel));
+        async move { Ok(exchange::serve(core, tunnel, request).await) }
+    })
+}

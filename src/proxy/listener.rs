@@ -1,0 +1,186 @@
+//! Accepts agents' connections and hands each to the least loaded core.
+//!
+//! One exclusive socket an address: a program of the same user must not be able to share our port,
+//! so there is no `SO_REUSEPORT`. A connection permit is taken before `accept`, so that past the
+//! limit connections wait in the kernel's queue instead of in our memory.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::task::LocalSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::core::{Connected, Core};
+use super::tunnel::{self, Tunnel};
+use super::{Mode, intercept};
+use crate::model::{Authority, Host, Scheme};
+
+/// What is served on a listening socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// CONNECT and absolute form.
+    Forward,
+    /// Gateway routes in clear.
+    Gateway,
+    /// Gateway routes behind TLS with a leaf of our own CA.
+    GatewayTls,
+}
+
+/// A connection on its way to a core.
+pub struct Arrival {
+    stream: std::net::TcpStream,
+    peer: SocketAddr,
+    kind: Kind,
+    permit: OwnedSemaphorePermit,
+}
+
+/// A core's thread as the acceptor sees it.
+pub struct Worker {
+    arrivals: mpsc::Sender<Arrival>,
+    load: Arc<AtomicUsize>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+/// How many connections may wait for a core to take them.
+const ARRIVALS: usize = 1024;
+
+/// How long after a failed `accept` the next try comes.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+impl Worker {
+    /// Starts a core on a thread of its own. `make` runs on that thread; `hard` ends whatever still
+    /// runs.
+    ///
+    /// # Errors
+    /// The thread can't be started, or `make` failed: its words come back.
+    pub async fn start<F>(name: &str, tick: Duration, hard: CancellationToken, make: F) -> Result<Self, String>
+    where
+        F: FnOnce(Arc<AtomicUsize>) -> Result<Core, String> + Send + 'static,
+    {
+        let (arrivals, queue) = mpsc::channel(ARRIVALS);
+        let load = Arc::new(AtomicUsize::new(0));
+        let (started, ready) = oneshot::channel();
+        let of_core = Arc::clone(&load);
+        let body = move || {
+            let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+                Ok(runtime) => runtime,
+                Err(why) => {
+                    let _ = started.send(Err(format!("a core's runtime can't be made: {why}")));
+                    return;
+                }
+            };
+            let local = LocalSet::new();
+            local.block_on(&runtime, async move {
+                match make(of_core) {
+                    Ok(core) => {
+                        let _ = started.send(Ok(()));
+                        serve(Rc::new(core), queue, tick, hard).await;
+                    }
+                    Err(why) => {
+                        let _ = started.send(Err(why));
+                    }
+                }
+            });
+        };
+        let thread = thread::Builder::new().name(name.to_owned()).spawn(body).map_err(|why| why.to_string())?;
+        match ready.await {
+            Ok(Ok(())) => Ok(Self { arrivals, load, thread: Some(thread) }),
+            Ok(Err(why)) => Err(why),
+            Err(_) => Err("a core ended before it began".to_owned()),
+        }
+    }
+
+    /// Closes the core's queue and waits for its thread: what runs is finished first, or ended by
+    /// the hard token.
+    pub fn join(mut self) {
+        drop(self.arrivals);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+async fn serve(core: Rc<Core>, mut queue: mpsc::Receiver<Arrival>, tick: Duration, hard: CancellationToken) {
+    let tasks = TaskTracker::new();
+    let mut ticks = tokio::time::interval(tick);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut open = true;
+    loop {
+        tokio::select! {
+            arrival = queue.recv(), if open => match arrival {
+                Some(arrival) => {
+                    let core = Rc::clone(&core);
+                    tasks.spawn_local(connection(core, arrival));
+                }
+                None => {
+                    open = false;
+                    tasks.close();
+                }
+            },
+            _ = ticks.tick() => core.tick(),
+            () = tasks.wait(), if !open => break,
+            () = hard.cancelled() => break,
+        }
+    }
+    core.tick();
+}
+
+async fn connection(core: Rc<Core>, arrival: Arrival) {
+    let Arrival { stream, peer, kind, permit } = arrival;
+    let _permit = permit;
+    let _connected = Connected::new(&core.load);
+    let _counted = core.shared.metrics.agent_connection();
+    let Ok(stream) = TcpStream::from_std(stream) else { return };
+    let _ = stream.set_nodelay(true);
+    let gateway = |target| Tunnel { mode: Mode::Gateway, target, session: None, peer: Some(peer), wrong_name: false };
+    match kind {
+        Kind::Forward => tunnel::serve(core, stream, peer).await,
+        Kind::Gateway => intercept::serve_http1(core, stream, Rc::new(gateway(None))).await,
+        Kind::GatewayTls => {
+            // The leaf is for the address that the agent reached; a name in its hello wins.
+            let Ok(local) = stream.local_addr() else { return };
+            let authority = Authority { host: Host::Ip(local.ip()), port: local.port() };
+            intercept::tls(core, stream, gateway(Some((Scheme::Https, authority)))).await;
+        }
+    }
+}
+
+/// Accepts on a socket until `stop`, and hands each connection to the least loaded core.
+pub async fn accept(
+    listener: tokio::net::TcpListener,
+    kind: Kind,
+    workers: Arc<Vec<Worker>>,
+    permits: Arc<Semaphore>,
+    stop: CancellationToken,
+) {
+    loop {
+        let permit = tokio::select! {
+            permit = Arc::clone(&permits).acquire_owned() => permit,
+            () = stop.cancelled() => return,
+        };
+        let Ok(permit) = permit else { return };
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stop.cancelled() => return,
+        };
+        let (stream, peer) = match accepted.and_then(|(stream, peer)| Ok((stream.into_std()?, peer))) {
+            Ok(accepted) => accepted,
+            Err(why) => {
+                tracing::warn!(error = %why, "a connection can't be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let Some(worker) = workers.iter().min_by_key(|w| w.load.load(Ordering::Relaxed)) else { return };
+        if worker.arrivals.send(Arrival { stream, peer, kind, permit }).await.is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! The way of a request, one file a step: [`listener`] accepts, [`tunnel`] reads which authority is
+//! meant and who asks, [`intercept`] ends the agent's TLS, and [`exchange`] is the spine that calls
+//! [`identify`], [`authorize`], [`forward`], [`record`], [`inject`] and [`relay`] in this order.
+//! [`scrub`] takes keys out of replies and [`reject`] is the one table of refusals.
+//!
+//! Nothing here reads a file or a database: what the data path needs is in memory
+//! ([`core::Shared`]), and each core has its own upstream connections and audit chain
+//! ([`core::Core`]), so that no lock is shared on the way of an exchange.
+
+pub mod authorize;
+pub mod core;
+pub mod exchange;
+pub mod forward;
+pub mod identify;
+pub mod inject;
+pub mod intercept;
+pub mod listener;
+pub mod record;
+pub mod reject;
+pub mod relay;
+pub mod running;
+pub mod scrub;
+pub mod settings;
+pub mod target;
+pub mod tunnel;
+pub mod wire;
+
+/// How an agent reaches us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Through a proxy setting: CONNECT or absolute form.
+    Forward,
+    /// Through a base URL.
+    Gateway,
+}
+
+impl Mode {
+    /// The label of metrics and logs.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Forward => "forward",
+            Self::Gateway => "gateway",
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! Appends the intent to use a key to the audit: only this makes a receipt.
+
+use super::core::Core;
+use super::identify::Found;
+use super::reject::{Code, Rejection};
+use super::target::Target;
+use super::tunnel::Tunnel;
+use crate::audit::{Draft, Intent, Receipt};
+use crate::model::{ExchangeId, Name, OrgId, SessionId, Slot, TokenId};
+use crate::policy::Permit;
+use crate::session::registry::LiveSession;
+use crate::vault::key::Key;
+
+/// Who uses which key.
+pub struct Use<'a> {
+    /// The session.
+    pub session: &'a LiveSession,
+    /// The token, unless the key is injected without one.
+    pub token: Option<TokenId>,
+    /// The key.
+    pub key: &'a Key,
+    /// The slot.
+    pub slot: &'a Slot,
+}
+
+impl<'a> Use<'a> {
+    /// The use that a found token makes of its key.
+    pub fn of(found: &'a Found) -> Self {
+        Self { session: &found.token.session, token: Some(found.token.id), key: &found.key, slot: &found.slot }
+    }
+}
+
+/// Records that a key is about to be used. The record is with the operating system when this
+/// returns.
+///
+/// # Errors
+/// The record can't be written; then the key may not be used.
+pub fn intent(
+    core: &Core,
+    tunnel: &Tunnel,
+    exchange: ExchangeId,
+    target: &Target,
+    usage: &Use<'_>,
+    permit: &Permit,
+) -> Result<(Receipt, Draft), Rejection> {
+    let policies = core.shared.policies.current();
+    let session: &LiveSession = usage.session;
+    let org: OrgId = session.org;
+    let id: SessionId = session.id;
+    let project: &Name = &session.project;
+    let intent = Intent {
+        exchange,
+        session: id,
+        token: usage.token,
+        org,
+        project,
+        key: usage.key.id,
+        key_name: &usage.key.name,
+        version: usage.key.version,
+        tool: session.tool.as_ref(),
+        method: permit.method(),
+        scheme: target.scheme,
+        authority: &target.authority,
+        path: target.path(),
+        slot: usage.slot,
+        policy: permit.policy(),
+        rule: permit.rule(),
+        policy_digest: policies.digest(),
+        client: tunnel.peer,
+    };
+    core.audit.intent(&intent).map_err(|why| {
+        tracing::error!(request.id = %exchange, error = %why, "the audit record can't be written, so no key is used");
+        Rejection::new(Code::AuditUnavailable, "the record that a key is about to be used can't be written")
+    })
+}

@@ -1,0 +1,274 @@
+//! One table: what went wrong -> status, public code, hint, and the label that metrics and audit
+//! records carry. Nothing else in the proxy picks a status.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderValue, Response, StatusCode};
+
+use crate::model::ExchangeId;
+use crate::session::registry::Ended;
+
+/// Why an exchange was refused or failed, in the words that agents see (`Sallyport-Error`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[expect(missing_docs, reason = "the table below says of each what it means and what to do")]
+pub enum Code {
+    TokenUnknown,
+    TokenExpired,
+    TokenRevoked,
+    TokenMisplaced,
+    SessionExpired,
+    SessionRevoked,
+    HostNotAllowed,
+    PolicyDenied,
+    KeyDisabled,
+    KeyExpired,
+    CredentialUnregistered,
+    DestinationBlocked,
+    AuthorityMismatch,
+    BadRequest,
+    TooLarge,
+    MethodRefused,
+    ProxyAuthRequired,
+    UpstreamUnreachable,
+    UpstreamTls,
+    UpstreamTimeout,
+    UpstreamEncoding,
+    AuditUnavailable,
+    StoreUnavailable,
+    Overloaded,
+    Internal,
+}
+
+/// Whose fault it is; the log level and the audit outcome follow from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The request can't be served as it is.
+    Client,
+    /// A rule, a session or a token says no.
+    Denied,
+    /// The upstream failed.
+    Upstream,
+    /// A limit of ours was reached.
+    Overloaded,
+    /// We failed.
+    Internal,
+}
+
+impl Code {
+    /// Status, public code, fault, title and hint of the code.
+    const fn row(self) -> (u16, &'static str, Fault, &'static str, &'static str) {
+        use Fault::{Client, Denied, Internal, Overloaded, Upstream};
+        match self {
+            Self::TokenUnknown => (
+                403,
+                "token_unknown",
+                Denied,
+                "The proxy token is not known",
+                "Mint a token with `sallyport tokens mint` or start the command again with `sallyport run`.",
+            ),
+            Self::TokenExpired => {
+                (403, "token_expired", Denied, "The proxy token has expired", "Mint a new token in a live session.")
+            }
+            Self::TokenRevoked => {
+                (403, "token_revoked", Denied, "The proxy token was revoked", "Ask whoever revoked it for a new one.")
+            }
+            Self::TokenMisplaced => (
+                403,
+                "token_misplaced",
+                Denied,
+                "The proxy token stands where it may not",
+                "Use it with its own session, and in a slot that its key names: see `sallyport keys show`.",
+            ),
+            Self::SessionExpired => (403, "session_expired", Denied, "The session has expired", "Start a new session."),
+            Self::SessionRevoked => {
+                (403, "session_revoked", Denied, "The session was revoked", "Ask whoever revoked it for a new one.")
+            }
+            Self::HostNotAllowed => (
+                403,
+                "host_not_allowed",
+                Denied,
+                "The host is not among the key's destinations",
+                "Send the request to a host of the key, or add the host with `sallyport keys edit`.",
+            ),
+            Self::PolicyDenied => (
+                403,
+                "policy_denied",
+                Denied,
+                "No policy allows this request",
+                "`sallyport policy explain \"METHOD URL\" --key NAME` says which rule decided and why.",
+            ),
+            Self::KeyDisabled => {
+                (403, "key_disabled", Denied, "The key is disabled", "`sallyport keys enable` allows it again.")
+            }
+            Self::KeyExpired => {
+                (403, "key_expired", Denied, "The key has expired", "Store a new secret with `sallyport keys rotate`.")
+            }
+            Self::CredentialUnregistered => (
+                403,
+                "credential_unregistered",
+                Denied,
+                "The credential in the request is no proxy token",
+                "Real keys don't pass: register the key with `sallyport keys add` and use its proxy token.",
+            ),
+            Self::DestinationBlocked => (
+                403,
+                "destination_blocked",
+                Denied,
+                "The host's address is not public",
+                "If it is meant, pin it with `upstream.resolve` or allow its network with `upstream.allow_private`.",
+            ),
+            Self::AuthorityMismatch => (
+                421,
+                "authority_mismatch",
+                Client,
+                "The names of the host don't agree",
+                "CONNECT, TLS server name and Host must name one host and port.",
+            ),
+            Self::BadRequest => {
+                (400, "bad_request", Client, "The request can't be read", "Mend the request; the detail says where.")
+            }
+            Self::TooLarge => (
+                431,
+                "too_large",
+                Client,
+                "The request's head is too large",
+                "Shorten it, or raise `proxy.limits.header_bytes`.",
+            ),
+            Self::MethodRefused => (
+                405,
+                "method_refused",
+                Client,
+                "The method is refused",
+                "TRACE and nested CONNECT are never forwarded.",
+            ),
+            Self::ProxyAuthRequired => (
+                407,
+                "proxy_auth_required",
+                Client,
+                "Proxy credentials are missing or wrong",
+                "Use http://SESSION:SECRET@HOST:PORT as the proxy's URL; `sallyport sessions start` prints it.",
+            ),
+            Self::UpstreamUnreachable => (
+                502,
+                "upstream_unreachable",
+                Upstream,
+                "The upstream can't be reached",
+                "Check the host's name and that it is up.",
+            ),
+            Self::UpstreamTls => (
+                502,
+                "upstream_tls",
+                Upstream,
+                "The upstream's certificate can't be verified",
+                "If it is signed by a private authority, name that in `upstream.extra_ca`. There is no way to skip this.",
+            ),
+            Self::UpstreamTimeout => {
+                (504, "upstream_timeout", Upstream, "The upstream took too long", "See `upstream.deadlines`.")
+            }
+            Self::UpstreamEncoding => (
+                502,
+                "upstream_encoding",
+                Upstream,
+                "The reply is coded in a way that can't be searched for keys",
+                "The upstream ignored `Accept-Encoding: identity`.",
+            ),
+            Self::AuditUnavailable => (
+                503,
+                "audit_unavailable",
+                Internal,
+                "The audit record can't be written",
+                "No key is used without its record. Check the disk of the data directory.",
+            ),
+            Self::StoreUnavailable => (
+                503,
+                "store_unavailable",
+                Internal,
+                "The store has been out of reach for too long",
+                "What was revoked can't be known, so no key is used. Check the database.",
+            ),
+            Self::Overloaded => {
+                (503, "overloaded", Overloaded, "A limit was reached", "Try again later; see `proxy.limits`.")
+            }
+            Self::Internal => {
+                (500, "internal", Internal, "sallyport failed", "The log has the reason under the request's id.")
+            }
+        }
+    }
+
+    /// The public code, also the label of metrics and audit records.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        self.row().1
+    }
+
+    /// Whose fault it is.
+    #[must_use]
+    pub const fn fault(self) -> Fault {
+        self.row().2
+    }
+}
+
+/// A refused or failed exchange: the code and what happened this time. The detail never holds a
+/// key, a token, or text of the request beyond names of hosts, headers and rules.
+#[derive(Debug, Clone)]
+pub struct Rejection {
+    /// What went wrong.
+    pub code: Code,
+    /// What happened this time.
+    pub detail: Cow<'static, str>,
+}
+
+impl Rejection {
+    /// A rejection with this code and detail.
+    pub fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self { code, detail: detail.into() }
+    }
+
+    /// The reply that the agent gets (RFC 9457 problem details).
+    #[must_use]
+    pub fn response(&self, exchange: ExchangeId) -> Response<Bytes> {
+        let (status, code, _, title, hint) = self.code.row();
+        let body = serde_json::json!({
+            "type": format!("urn:sallyport:error:{code}"),
+            "title": title,
+            "status": status,
+            "detail": self.detail,
+            "code": code,
+            "requestId": exchange.to_string(),
+            "hint": hint,
+        });
+        let mut response = Response::new(Bytes::from(body.to_string()));
+        *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert("sallyport-error", HeaderValue::from_static(code));
+        if let Ok(id) = HeaderValue::from_str(&exchange.to_string()) {
+            headers.insert("sallyport-request-id", id);
+        }
+        if self.code == Code::ProxyAuthRequired {
+            headers.insert("proxy-authenticate", HeaderValue::from_static("Basic realm=\"sallyport\""));
+        }
+        if status == 503 {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+impl From<Ended> for Rejection {
+    fn from(ended: Ended) -> Self {
+        let (code, detail) = match ended {
+            Ended::TokenRevoked => (Code::TokenRevoked, "the token was revoked"),
+            Ended::TokenExpired => (Code::TokenExpired, "the token's time is over"),
+            Ended::SessionRevoked => (Code::SessionRevoked, "the token's session was revoked"),
+            Ended::SessionExpired => (Code::SessionExpired, "the token's session is over"),
+            Ended::KeyDisabled => (Code::KeyDisabled, "the token's key is disabled or deleted"),
+            Ended::KeyExpired => (Code::KeyExpired, "the token's key has expired"),
+            Ended::GrantRevoked => (Code::TokenRevoked, "the session may no longer use the token's key"),
+        };
+        Self::new(code, detail)
+    }
+}

@@ -1,0 +1,131 @@
+//! Which scheme, authority and path a request means, from its connection, target and Host.
+
+use http::header::HOST;
+use http::{Method, Request, Version};
+
+use super::Mode;
+use super::core::Core;
+use super::reject::{Code, Rejection};
+use super::tunnel::Tunnel;
+use crate::model::{Authority, Scheme};
+
+/// Where a request goes.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// With TLS or without.
+    pub scheme: Scheme,
+    /// The host and port.
+    pub authority: Authority,
+    /// Path and query, byte for byte as they are sent on.
+    pub path_and_query: http::uri::PathAndQuery,
+}
+
+impl Target {
+    /// The path without the query.
+    pub fn path(&self) -> &str {
+        self.path_and_query.path()
+    }
+}
+
+/// Reads the target of a request.
+///
+/// # Errors
+/// The names disagree, the request is malformed, or its method is never forwarded.
+pub fn read<B>(core: &Core, tunnel: &Tunnel, request: &Request<B>) -> Result<Target, Rejection> {
+    let method = request.method();
+    if method == Method::TRACE || method == Method::CONNECT {
+        return Err(Rejection::new(Code::MethodRefused, format!("{method} is never forwarded")));
+    }
+    if tunnel.wrong_name {
+        return Err(Rejection::new(Code::AuthorityMismatch, "CONNECT and the TLS server name name different hosts"));
+    }
+    if request.headers().contains_key(http::header::UPGRADE) {
+        return Err(Rejection::new(Code::BadRequest, "upgrades aren't forwarded"));
+    }
+    match tunnel.mode {
+        Mode::Forward => match &tunnel.target {
+            Some((scheme, authority)) => inside_tunnel(*scheme, authority, request),
+            None => absolute(request),
+        },
+        Mode::Gateway => gateway(core, request),
+    }
+}
+
+fn origin_path<B>(request: &Request<B>) -> http::uri::PathAndQuery {
+    request.uri().path_and_query().cloned().unwrap_or_else(|| http::uri::PathAndQuery::from_static("/"))
+}
+
+/// The one Host header of an HTTP/1.1 request; `None` on HTTP/2, where it may be absent.
+fn host<B>(request: &Request<B>) -> Result<Option<&str>, Rejection> {
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let bad = |why: &'static str| Rejection::new(Code::BadRequest, why);
+    match (hosts.next(), hosts.next()) {
+        (Some(_), Some(_)) => Err(bad("more than one Host header")),
+        (Some(host), None) => host.to_str().map(Some).map_err(|_| bad("the Host header isn't text")),
+        (None, _) if request.version() < Version::HTTP_2 => Err(bad("the Host header is missing")),
+        (None, _) => Ok(None),
+    }
+}
+
+fn agrees(authority: &Authority, text: &str, port: u16) -> Result<(), Rejection> {
+    let named = Authority::parse(text, port)
+        .map_err(|why| Rejection::new(Code::BadRequest, format!("the request's host can't be read: {why}")))?;
+    match named == *authority {
+        true => Ok(()),
+        false => Err(Rejection::new(
+            Code::AuthorityMismatch,
+            format!("the tunnel is to {authority}, the request for {named}"),
+        )),
+    }
+}
+
+fn inside_tunnel<B>(scheme: Scheme, authority: &Authority, request: &Request<B>) -> Result<Target, Rejection> {
+    // A Host without a port means the scheme's port, but clients leave out the port of CONNECT too.
+    if let Some(host) = host(request)? {
+        agrees(authority, host, scheme.default_port())?;
+    }
+    if let Some(named) = request.uri().authority() {
+        if request.uri().scheme_str().is_some_and(|s| s != scheme.as_str()) {
+            return Err(Rejection::new(Code::BadRequest, "the request's scheme isn't that of its tunnel"));
+        }
+        agrees(authority, named.as_str(), scheme.default_port())?;
+    }
+    Ok(Target { scheme, authority: authority.clone(), path_and_query: origin_path(request) })
+}
+
+fn absolute<B>(request: &Request<B>) -> Result<Target, Rejection> {
+    let bad = |why: String| Rejection::new(Code::BadRequest, why);
+    let scheme = match request.uri().scheme_str() {
+        Some("http") => Scheme::Http,
+        Some("https") => Scheme::Https,
+        Some(_) => return Err(bad("only http and https are forwarded".to_owned())),
+        None => return Err(bad("this is a proxy: send CONNECT, or a request with an absolute URL".to_owned())),
+    };
+    let text = request.uri().authority().map_or("", |a| a.as_str());
+    let authority =
+        Authority::parse(text, scheme.default_port()).map_err(|why| bad(format!("the URL's host: {why}")))?;
+    if let Some(host) = host(request)? {
+        agrees(&authority, host, scheme.default_port())?;
+    }
+    Ok(Target { scheme, authority, path_and_query: origin_path(request) })
+}
+
+/// `/openai/v1/models` -> the route `openai`'s base URL and `/v1/models`.
+fn gateway<B>(core: &Core, request: &Request<B>) -> Result<Target, Rejection> {
+    host(request)?;
+    let whole = origin_path(request);
+    let rest = whole.as_str().strip_prefix('/').unwrap_or_default();
+    let end = rest.find(['/', '?']).unwrap_or(rest.len());
+    let name = &rest[..end];
+    let route = core.shared.routes.get(name).ok_or_else(|| {
+        Rejection::new(
+            Code::HostNotAllowed,
+            "the first segment of the path names no gateway route; see `sallyport providers list`",
+        )
+    })?;
+    let tail = &rest[end..];
+    let slash = if tail.starts_with('/') { "" } else { "/" };
+    let path = format!("{}{slash}{tail}", route.base_path);
+    let path_and_query = path.parse().map_err(|_| Rejection::new(Code::BadRequest, "the path can't be read"))?;
+    Ok(Target { scheme: route.scheme, authority: route.authority.clone(), path_and_query })
+}

@@ -1,0 +1,215 @@
+//! The first bytes of an agent's connection: CONNECT, or a request in absolute form.
+//!
+//! CONNECT is read here by hand, so that a tunnel costs one read and one write, and so that a 407
+//! keeps the connection open for the retry (reactive clients such as Maven and git need it). Every
+//! other refused CONNECT closes the connection: an optimistic client may have sent its TLS hello
+//! already, and those bytes must never be read as a request.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+
+use super::core::Core;
+use super::identify::strip_scheme;
+use super::reject::{Code, Rejection};
+use super::wire::Prefixed;
+use super::{Mode, intercept};
+use crate::model::{Authority, Scheme, SessionId};
+use crate::session::registry::LiveSession;
+
+/// What is known of an agent's connection before a request is read.
+pub struct Tunnel {
+    /// How the agent reached us.
+    pub mode: Mode,
+    /// Where requests go, if the connection fixes it: the authority of CONNECT.
+    pub target: Option<(Scheme, Authority)>,
+    /// Whose proxy credentials came with CONNECT.
+    pub session: Option<Arc<LiveSession>>,
+    /// The agent's address.
+    pub peer: Option<SocketAddr>,
+    /// The name in the TLS hello disagreed with CONNECT: every request is refused.
+    pub wrong_name: bool,
+}
+
+/// Serves a connection on the forward listener.
+pub async fn serve(core: Rc<Core>, mut stream: TcpStream, peer: SocketAddr) {
+    let limits = core.shared.settings.limits.clone();
+    let mut buffer = BytesMut::with_capacity(1024);
+    for _ in 0..limits.auth_tries.max(1) {
+        let deadline = Instant::now() + core.shared.settings.deadlines.head;
+        let head = match timeout_at(deadline, read_head(&mut stream, &mut buffer, limits.head_bytes)).await {
+            Ok(Ok(head)) => head,
+            Ok(Err(HeadError::Closed)) | Err(_) => return,
+            Ok(Err(HeadError::Bad(detail))) => {
+                let rejection = Rejection::new(Code::BadRequest, detail);
+                return refuse(&core, &mut stream, &rejection, Then::Close).await;
+            }
+            Ok(Err(HeadError::TooLarge)) => {
+                let rejection = Rejection::new(Code::TooLarge, "the request's head is longer than allowed");
+                return refuse(&core, &mut stream, &rejection, Then::Close).await;
+            }
+        };
+        let Some(connect) = head else {
+            let tunnel =
+                Tunnel { mode: Mode::Forward, target: None, session: None, peer: Some(peer), wrong_name: false };
+            return intercept::serve_http1(core, Prefixed::new(buffer.freeze(), stream), Rc::new(tunnel)).await;
+        };
+        let rest = buffer.split_off(connect.len);
+        match open(&core, &connect) {
+            Ok((authority, session)) => {
+                if stream.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").await.is_err() {
+                    return;
+                }
+                let target = Some((Scheme::Https, authority));
+                let tunnel = Tunnel { mode: Mode::Forward, target, session, peer: Some(peer), wrong_name: false };
+                return intercept::tls(core, Prefixed::new(rest.freeze(), stream), tunnel).await;
+            }
+            Err(rejection) => {
+                let retry = rejection.code == Code::ProxyAuthRequired && rest.is_empty();
+                refuse(&core, &mut stream, &rejection, if retry { Then::Wait } else { Then::Close }).await;
+                if !retry {
+                    return;
+                }
+                buffer.clear();
+            }
+        }
+    }
+}
+
+/// A CONNECT request's parts, and how many bytes its head took.
+struct Connect {
+    authority: String,
+    credentials: Option<Bytes>,
+    hosts: Vec<Bytes>,
+    len: usize,
+}
+
+enum HeadError {
+    Closed,
+    Bad(&'static str),
+    TooLarge,
+}
+
+/// Reads up to the end of the first head. `None` is anything but CONNECT; it stays in the buffer.
+async fn read_head(stream: &mut TcpStream, buffer: &mut BytesMut, max: usize) -> Result<Option<Connect>, HeadError> {
+    loop {
+        if !buffer.is_empty() {
+            if !b"CONNECT ".starts_with(&buffer[..buffer.len().min(8)]) {
+                return Ok(None);
+            }
+            if let Some(connect) = parse_connect(buffer)? {
+                return Ok(Some(connect));
+            }
+        }
+        if buffer.len() >= max {
+            return Err(HeadError::TooLarge);
+        }
+        match stream.read_buf(buffer).await {
+            Ok(0) | Err(_) => return Err(HeadError::Closed),
+            Ok(_) => {}
+        }
+    }
+}
+
+fn parse_connect(buffer: &[u8]) -> Result<Option<Connect>, HeadError> {
+    let mut fields = [httparse::EMPTY_HEADER; 64];
+    let mut request = httparse::Request::new(&mut fields);
+    let len = match request.parse(buffer) {
+        Ok(httparse::Status::Complete(len)) => len,
+        Ok(httparse::Status::Partial) => return Ok(None),
+        Err(httparse::Error::TooManyHeaders) => return Err(HeadError::TooLarge),
+        Err(_) => return Err(HeadError::Bad("the CONNECT request can't be parsed")),
+    };
+    let field = |name: &str| {
+        request
+            .headers
+            .iter()
+            .filter(|f| f.name.eq_ignore_ascii_case(name))
+            .map(|f| Bytes::copy_from_slice(f.value))
+            .collect::<Vec<_>>()
+    };
+    if !field("transfer-encoding").is_empty() || field("content-length").iter().any(|v| &v[..] != b"0") {
+        return Err(HeadError::Bad("CONNECT can't have a body"));
+    }
+    let authority = request.path.unwrap_or_default().to_owned();
+    let credentials = field("proxy-authorization");
+    if credentials.len() > 1 {
+        return Err(HeadError::Bad("more than one Proxy-Authorization header"));
+    }
+    Ok(Some(Connect { authority, credentials: credentials.into_iter().next(), hosts: field("host"), len }))
+}
+
+/// Who asks, and for which authority.
+fn open(core: &Core, connect: &Connect) -> Result<(Authority, Option<Arc<LiveSession>>), Rejection> {
+    let authority = Authority::parse(&connect.authority, 0)
+        .map_err(|why| Rejection::new(Code::BadRequest, format!("CONNECT needs HOST:PORT: {why}")))?;
+    if authority.port == 0 {
+        return Err(Rejection::new(Code::BadRequest, "CONNECT needs HOST:PORT: no port is given"));
+    }
+    for host in &connect.hosts {
+        let named = std::str::from_utf8(host).ok().and_then(|h| Authority::parse(h, authority.port).ok());
+        if named.is_none_or(|named| named.host != authority.host) {
+            return Err(Rejection::new(Code::AuthorityMismatch, "CONNECT and its Host header name different hosts"));
+        }
+    }
+    let session = authenticate(core, connect.credentials.as_deref())?;
+    Ok((authority, session))
+}
+
+/// Checks proxy credentials (RFC 7617): the user is the session's id, the password its secret.
+///
+/// # Errors
+/// They are missing where they are required, or wrong, or the session is over.
+pub fn authenticate(core: &Core, credentials: Option<&[u8]>) -> Result<Option<Arc<LiveSession>>, Rejection> {
+    let Some(credentials) = credentials else {
+        return match core.shared.settings.require_auth {
+            true => Err(Rejection::new(Code::ProxyAuthRequired, "the request has no proxy credentials")),
+            false => Ok(None),
+        };
+    };
+    let wrong = || Rejection::new(Code::ProxyAuthRequired, "the proxy credentials are wrong");
+    let pair = strip_scheme(credentials, b"basic ").ok_or_else(wrong)?;
+    let pair = BASE64.decode(pair.trim_ascii()).map_err(|_| wrong())?;
+    let colon = memchr::memchr(b':', &pair).ok_or_else(wrong)?;
+    let id: SessionId = std::str::from_utf8(&pair[..colon]).ok().and_then(|t| t.parse().ok()).ok_or_else(wrong)?;
+    let session = core.shared.registry.session(id).ok_or_else(wrong)?;
+    if !session.secret_matches(&pair[colon + 1..]) {
+        return Err(wrong());
+    }
+    match session.ended(core.shared.clock.now()) {
+        Some(ended) => Err(ended.into()),
+        None => Ok(Some(session)),
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum Then {
+    Wait,
+    Close,
+}
+
+/// Answers on the bare connection, before HTTP is served on it.
+async fn refuse(core: &Core, stream: &mut TcpStream, rejection: &Rejection, then: Then) {
+    let exchange = core.exchange_id();
+    core.note_refused(exchange, Mode::Forward, rejection);
+    let response = rejection.response(exchange);
+    let mut head = format!("HTTP/1.1 {}\r\n", response.status());
+    for (name, value) in response.headers() {
+        head.push_str(&format!("{name}: {}\r\n", value.to_str().unwrap_or_default()));
+    }
+    let connection = if then == Then::Close { "close" } else { "keep-alive" };
+    head.push_str(&format!("content-length: {}\r\nconnection: {connection}\r\n\r\n", response.body().len()));
+    let mut bytes = head.into_bytes();
+    bytes.extend_from_slice(response.body());
+    let _ = stream.write_all(&bytes).await;
+    if then == Then::Close {
+        let _ = stream.shutdown().await;
+    }
+}

@@ -1,0 +1,142 @@
+//! A command's environment: tokens in the place of keys, and what its clients need to come through
+//! the proxy.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// A key that was taken from the caller's environment.
+pub struct Swap {
+    /// The variables that held the key, each of which gets the token.
+    pub variables: Vec<String>,
+    /// The token, with its shape.
+    pub token: String,
+}
+
+/// What the command's clients need.
+pub struct Surroundings<'a> {
+    /// The proxy's URL, with the session's credentials.
+    pub proxy_url: &'a str,
+    /// System roots, a corporate CA that was set already, and ours.
+    pub bundle: &'a Path,
+    /// Ours alone.
+    pub ca: &'a Path,
+    /// The session's id.
+    pub session: &'a str,
+}
+
+/// Proxy variables; each is set in upper and lower case.
+const PROXY: &[&str] = &["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "GRPC_PROXY"];
+
+/// Variables that replace a client's roots, so they name the whole bundle.
+const REPLACE: &[&str] = &[
+    "SSL_CERT_FILE",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+    "GIT_SSL_CAINFO",
+    "DENO_CERT",
+    "PIP_CERT",
+    "AWS_CA_BUNDLE",
+    "CARGO_HTTP_CAINFO",
+    "NIX_SSL_CERT_FILE",
+    "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
+    "CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE",
+    "BUNDLE_SSL_CA_CERT",
+    "npm_config_cafile",
+    "HTTPLIB2_CA_CERTS",
+];
+
+/// Loopback, and nothing else, is reached without the proxy.
+const NO_PROXY: &str = "localhost,127.0.0.1,::1";
+
+/// The command's environment, and warnings for the person who started it.
+///
+/// Whatever else holds a key that was taken, under whatever name, is removed: `secrets` are their
+/// values. No `SALLYPORT_*` variable but the session's is passed on.
+#[must_use]
+pub fn environment(
+    caller: impl IntoIterator<Item = (String, String)>,
+    swaps: &[Swap],
+    secrets: &[&str],
+    around: &Surroundings<'_>,
+) -> (BTreeMap<String, String>, Vec<String>) {
+    let mut warnings = Vec::new();
+    let mut child: BTreeMap<String, String> = BTreeMap::new();
+    for (name, value) in caller {
+        let upper = name.to_ascii_uppercase();
+        if upper.starts_with("SALLYPORT_") || PROXY.contains(&upper.as_str()) || upper == "SSL_CERT_DIR" {
+            continue;
+        }
+        if upper == "NO_PROXY" {
+            if value
+                .split(',')
+                .map(str::trim)
+                .any(|host| !host.is_empty() && !NO_PROXY.split(',').any(|ours| ours == host))
+            {
+                warnings.push(format!("{name} named hosts beyond loopback; they go through the proxy too"));
+            }
+            continue;
+        }
+        if secrets.iter().any(|secret| value.contains(secret)) {
+            if !swaps.iter().any(|swap| swap.variables.contains(&name)) {
+                warnings.push(format!("{name} held a key as well and is not passed on"));
+            }
+            continue;
+        }
+        child.insert(name, value);
+    }
+    let mut set = |name: &str, value: &str| child.insert(name.to_owned(), value.to_owned());
+    for swap in swaps {
+        for variable in &swap.variables {
+            set(variable, &swap.token);
+        }
+    }
+    for name in PROXY {
+        set(name, around.proxy_url);
+        set(&name.to_ascii_lowercase(), around.proxy_url);
+    }
+    for name in ["NO_PROXY", "no_proxy"] {
+        set(name, NO_PROXY);
+    }
+    for name in REPLACE {
+        set(name, &around.bundle.to_string_lossy());
+    }
+    set("NODE_EXTRA_CA_CERTS", &around.ca.to_string_lossy());
+    set("NODE_USE_ENV_PROXY", "1");
+    set("GIT_TERMINAL_PROMPT", "0");
+    set("GIT_HTTP_PROXY_AUTHMETHOD", "basic");
+    set("SALLYPORT_SESSION", around.session);
+    (child, warnings)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn child_holds_tokens_and_no_key_under_any_name() {
+        let caller = [
+            ("OPENAI_API_KEY", "sk-real-12345678"),
+            ("BACKUP_OF_IT", "x=sk-real-12345678"),
+            ("SALLYPORT_KEK", "00"),
+            ("no_proxy", "internal.example,localhost"),
+            ("HTTPS_PROXY", "http://old:1"),
+            ("PATH", "/bin"),
+        ];
+        let caller = caller.map(|(n, v)| (n.to_owned(), v.to_owned()));
+        let swaps = [Swap { variables: vec!["OPENAI_API_KEY".into()], token: "sk-proj-spt_x".into() }];
+        let around = Surroundings {
+            proxy_url: "http://s:p@127.0.0.1:1",
+            bundle: Path::new("/d/ca-bundle.pem"),
+            ca: Path::new("/d/ca.pem"),
+            session: "s",
+        };
+        let (child, warnings) = environment(caller, &swaps, &["sk-real-12345678"], &around);
+        assert_eq!(child.get("OPENAI_API_KEY").map(String::as_str), Some("sk-proj-spt_x"));
+        assert!(child.values().all(|v| !v.contains("sk-real")), "{child:?}");
+        assert!(!child.contains_key("SALLYPORT_KEK"));
+        assert_eq!(child.get("https_proxy"), child.get("HTTPS_PROXY"));
+        assert_eq!(child.get("HTTPS_PROXY").map(String::as_str), Some(around.proxy_url));
+        assert_eq!(child.get("SSL_CERT_FILE").map(String::as_str), Some("/d/ca-bundle.pem"));
+        assert_eq!(warnings.len(), 2, "{warnings:?}");
+    }
+}

@@ -1,0 +1,129 @@
+//! Every metric, with its help text. Labels are closed sets: no hosts, no identifiers.
+
+use std::time::Duration;
+
+use prometheus::{
+    Encoder as _, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
+};
+
+/// The metrics of one node.
+pub struct Metrics {
+    registry: Registry,
+    requests: IntCounterVec,
+    denials: IntCounterVec,
+    duration: HistogramVec,
+    injections: IntCounterVec,
+    connections: IntGaugeVec,
+    sessions: IntGauge,
+    tokens: IntGauge,
+    scrubbed: IntCounterVec,
+    audit_append: Histogram,
+}
+
+/// Latency buckets, in seconds: from a tenth of a millisecond to five minutes.
+const SECONDS: &[f64] =
+    &[0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
+
+impl Metrics {
+    /// A fresh set.
+    ///
+    /// # Errors
+    /// Two metrics have one name, which is a mistake of ours.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let counter = |name: &str, help: &str, labels: &[&str]| IntCounterVec::new(Opts::new(name, help), labels);
+        let metrics = Self {
+            registry: Registry::new(),
+            requests: counter("sallyport_requests_total", "Exchanges by mode and outcome.", &["mode", "outcome"])?,
+            denials: counter("sallyport_denials_total", "Refused requests by code.", &["code"])?,
+            duration: HistogramVec::new(
+                HistogramOpts::new("sallyport_request_duration_seconds", "From a request's head to its reply's end.")
+                    .buckets(SECONDS.to_vec()),
+                &["mode"],
+            )?,
+            injections: counter("sallyport_injections_total", "Keys put into requests.", &["provider", "slot"])?,
+            connections: IntGaugeVec::new(Opts::new("sallyport_connections", "Open connections by side."), &["side"])?,
+            sessions: IntGauge::new("sallyport_sessions", "Sessions in memory.")?,
+            tokens: IntGauge::new("sallyport_tokens", "Proxy tokens in memory.")?,
+            scrubbed: counter("sallyport_scrubbed_total", "Keys masked in replies.", &["place"])?,
+            audit_append: Histogram::with_opts(
+                HistogramOpts::new("sallyport_audit_append_seconds", "Time to append the record of an intent.")
+                    .buckets(SECONDS.to_vec()),
+            )?,
+        };
+        let all: [Box<dyn prometheus::core::Collector>; 9] = [
+            Box::new(metrics.requests.clone()),
+            Box::new(metrics.denials.clone()),
+            Box::new(metrics.duration.clone()),
+            Box::new(metrics.injections.clone()),
+            Box::new(metrics.connections.clone()),
+            Box::new(metrics.sessions.clone()),
+            Box::new(metrics.tokens.clone()),
+            Box::new(metrics.scrubbed.clone()),
+            Box::new(metrics.audit_append.clone()),
+        ];
+        for one in all {
+            metrics.registry.register(one)?;
+        }
+        Ok(metrics)
+    }
+
+    /// An exchange ended.
+    pub fn exchange(&self, mode: &'static str, outcome: &'static str, duration: Duration) {
+        self.requests.with_label_values(&[mode, outcome]).inc();
+        self.duration.with_label_values(&[mode]).observe(duration.as_secs_f64());
+    }
+
+    /// A request was refused.
+    pub fn denied(&self, code: &'static str) {
+        self.denials.with_label_values(&[code]).inc();
+    }
+
+    /// A key was put into a request.
+    pub fn injected(&self, provider: &str, slot: &'static str) {
+        self.injections.with_label_values(&[provider, slot]).inc();
+    }
+
+    /// Keys were masked in a reply.
+    pub fn scrubbed(&self, place: &'static str, count: u32) {
+        self.scrubbed.with_label_values(&[place]).inc_by(count.into());
+    }
+
+    /// The record of an intent was appended.
+    pub fn audit_appended(&self, took: Duration) {
+        self.audit_append.observe(took.as_secs_f64());
+    }
+
+    /// How many sessions and tokens are in memory.
+    pub fn live(&self, tokens: usize, sessions: usize) {
+        self.tokens.set(i64::try_from(tokens).unwrap_or(i64::MAX));
+        self.sessions.set(i64::try_from(sessions).unwrap_or(i64::MAX));
+    }
+
+    /// An agent connected; it counts until the value is dropped.
+    #[must_use]
+    pub fn agent_connection(&self) -> Connection {
+        let gauge = self.connections.with_label_values(&["agent"]);
+        gauge.inc();
+        Connection(gauge)
+    }
+
+    /// Everything in the text format of Prometheus, version 0.0.4.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut out = Vec::new();
+        if TextEncoder::new().encode(&self.registry.gather(), &mut out).is_err() {
+            out.clear();
+        }
+        String::from_utf8(out).unwrap_or_default()
+    }
+}
+
+/// An open connection.
+pub struct Connection(IntGauge);
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}

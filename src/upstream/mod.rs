@@ -1,0 +1,142 @@
+//! The upstream side of one core: connect, verify, pool, send.
+//!
+//! Connections are shared among the agents of one organisation and never hold anything of a
+//! session. A connection goes back to its pool only after a clean end; one with any anomaly is not
+//! used again.
+
+pub mod address;
+mod connect;
+mod pool;
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::model::Authority;
+pub use connect::Tls;
+pub use pool::{Connection, ReplyBody, Upstream};
+
+/// A request's body on its way up.
+pub type RequestBody =
+    std::pin::Pin<Box<dyn http_body::Body<Data = bytes::Bytes, Error = Box<dyn std::error::Error + Send + Sync>>>>;
+
+/// Which protocol is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// HTTP/1.1, unless the peer insists on HTTP/2.
+    Http1,
+    /// HTTP/2 or HTTP/1.1, as the peer likes.
+    Any,
+    /// HTTP/2 only.
+    Http2,
+}
+
+/// Settings of the upstream side.
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    /// Authorities that are pinned to an address, as `curl --resolve` does.
+    pub resolve: HashMap<Authority, SocketAddr>,
+    /// Networks that pass the address check.
+    pub allow_private: Vec<IpNet>,
+    /// Our own listeners, which are never dialled.
+    pub own_addresses: Vec<SocketAddr>,
+    /// How long each wait may take.
+    pub deadlines: Deadlines,
+    /// Bounds of the pools.
+    pub pool: Pool,
+}
+
+/// How long each wait may take.
+#[derive(Debug, Clone)]
+pub struct Deadlines {
+    /// Name resolution. Default: 5 s.
+    pub resolve: Duration,
+    /// One address's TCP handshake. Default: 5 s.
+    pub connect: Duration,
+    /// The TLS handshake. Default: 10 s.
+    pub tls: Duration,
+    /// From the sent head to the reply's head. Default: 300 s: models think long.
+    pub headers: Duration,
+    /// Between two pieces of a reply's body. Default: 300 s.
+    pub idle_body: Duration,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        let secs = Duration::from_secs;
+        Self { resolve: secs(5), connect: secs(5), tls: secs(10), headers: secs(300), idle_body: secs(300) }
+    }
+}
+
+/// Bounds of a core's pools.
+#[derive(Debug, Clone)]
+pub struct Pool {
+    /// The most idle connections to one authority. Default: 128.
+    pub max_idle: usize,
+    /// How long a connection may be idle. Default: 60 s.
+    pub idle: Duration,
+    /// How old a connection may get before it is used no more. Default: 600 s.
+    pub lifetime: Duration,
+}
+
+impl Default for Pool {
+    fn default() -> Self {
+        Self { max_idle: 128, idle: Duration::from_secs(60), lifetime: Duration::from_secs(600) }
+    }
+}
+
+/// What time was up for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Name resolution.
+    Resolve,
+    /// TCP.
+    Connect,
+    /// TLS.
+    Tls,
+    /// The reply's head.
+    Headers,
+    /// The reply's body.
+    Body,
+}
+
+/// Why the upstream gave no reply. The words are for agents: names and reasons, nothing of the
+/// request.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The address is not one that agents may reach.
+    #[error("{authority} has a {} address, which agents may not reach", .class.as_str())]
+    Blocked {
+        /// The class for which it is refused.
+        class: address::Class,
+        /// Whose address it is.
+        authority: Authority,
+    },
+    /// The name has no address.
+    #[error("the host's name doesn't resolve")]
+    Resolve,
+    /// No address answered.
+    #[error("the host doesn't accept the connection ({0:?})")]
+    Connect(io::ErrorKind),
+    /// TLS failed.
+    #[error("the TLS handshake failed: {0}")]
+    Tls(String),
+    /// The peer speaks none of the protocols that were offered.
+    #[error("the upstream speaks neither HTTP/1.1 nor HTTP/2")]
+    NoCommonProtocol,
+    /// Time was up.
+    #[error("the upstream took too long: {0:?}")]
+    Timeout(Stage),
+    /// The connection was closed.
+    #[error("the upstream closed the connection")]
+    Closed {
+        /// Whether some of the request may have left.
+        written: bool,
+    },
+    /// The reply can't be read.
+    #[error("the upstream's reply can't be read")]
+    Http,
+}

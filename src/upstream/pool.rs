@@ -1,0 +1,358 @@
+//! Pools of one core: HTTP/1.1 connections last in, first out; HTTP/2 connections shared.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::rc::{Rc, Weak};
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::{Request, Response, Uri, Version};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::time::timeout;
+
+use super::RequestBody;
+use super::connect::{self, Tls};
+use super::{Error, Protocol, Settings, Stage};
+use crate::model::{Authority, OrgId, Scheme};
+
+/// The upstream side of one core.
+pub struct Upstream(Rc<Inner>);
+
+struct Inner {
+    settings: Settings,
+    tls: Tls,
+    pools: RefCell<HashMap<Place, Pool>>,
+}
+
+/// What connections may be shared by: nothing else may differ between two requests on one.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Place {
+    org: OrgId,
+    scheme: Scheme,
+    authority: Authority,
+}
+
+#[derive(Default)]
+struct Pool {
+    idle: Vec<(http1::SendRequest<RequestBody>, Instant, Instant)>,
+    shared: Option<(http2::SendRequest<RequestBody>, Instant)>,
+    only_h2: bool,
+}
+
+enum Sender {
+    Http1(http1::SendRequest<RequestBody>),
+    Http2(http2::SendRequest<RequestBody>),
+}
+
+/// A connection that is this request's alone, or its share of one.
+pub struct Connection {
+    sender: Sender,
+    place: Place,
+    born: Instant,
+    home: Weak<Inner>,
+}
+
+#[derive(Clone, Copy)]
+struct LocalExecutor;
+
+impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExecutor {
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(future);
+    }
+}
+
+impl Upstream {
+    /// An empty pool with these settings.
+    #[must_use]
+    pub fn new(settings: Settings, tls: Tls) -> Self {
+        Self(Rc::new(Inner { settings, tls, pools: RefCell::default() }))
+    }
+
+    /// A connection to the authority, from the pool or new.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn checkout(
+        &self,
+        org: OrgId,
+        scheme: Scheme,
+        authority: &Authority,
+        want: Protocol,
+    ) -> Result<Connection, Error> {
+        let place = Place { org, scheme, authority: authority.clone() };
+        match self.0.take(&place, want) {
+            Some((sender, born)) => Ok(Connection { sender, place, born, home: Rc::downgrade(&self.0) }),
+            None => self.dial(place, want).await,
+        }
+    }
+
+    async fn dial(&self, place: Place, want: Protocol) -> Result<Connection, Error> {
+        let inner = &self.0;
+        let (settings, born) = (&inner.settings, Instant::now());
+        let home = Rc::downgrade(&self.0);
+        let stream = connect::tcp(settings, &place.authority).await?;
+        if place.scheme == Scheme::Http {
+            let sender = Sender::Http1(http1_handshake(stream).await?);
+            return Ok(Connection { sender, place, born, home });
+        }
+        let want = if inner.only_h2(&place) { Protocol::Http2 } else { want };
+        let stream = match connect::tls(settings, &inner.tls, &place.authority, stream, want).await {
+            Err(Error::NoCommonProtocol) if want == Protocol::Http1 => {
+                inner.pools.borrow_mut().entry(place.clone()).or_default().only_h2 = true;
+                let stream = connect::tcp(settings, &place.authority).await?;
+                connect::tls(settings, &inner.tls, &place.authority, stream, Protocol::Http2).await?
+            }
+            other => other?,
+        };
+        let sender = match stream.get_ref().1.alpn_protocol() {
+            Some(b"h2") => {
+                let sender = http2_handshake(stream).await?;
+                inner.pools.borrow_mut().entry(place.clone()).or_default().shared = Some((sender.clone(), born));
+                Sender::Http2(sender)
+            }
+            _ => Sender::Http1(http1_handshake(stream).await?),
+        };
+        Ok(Connection { sender, place, born, home })
+    }
+
+    /// Closes what has been idle or alive for too long; called at the core's tick.
+    pub fn reap(&self) {
+        let (now, pool) = (Instant::now(), &self.0.settings.pool);
+        let mut pools = self.0.pools.borrow_mut();
+        for of in pools.values_mut() {
+            of.idle.retain(|(sender, born, since)| {
+                !sender.is_closed()
+                    && now.duration_since(*since) < pool.idle
+                    && now.duration_since(*born) < pool.lifetime
+            });
+            if of.shared.as_ref().is_some_and(|(s, born)| s.is_closed() || now.duration_since(*born) >= pool.lifetime) {
+                of.shared = None;
+            }
+        }
+        pools.retain(|_, of| !of.idle.is_empty() || of.shared.is_some() || of.only_h2);
+    }
+
+    /// How many idle connections are held.
+    #[must_use]
+    pub fn idle(&self) -> usize {
+        self.0.pools.borrow().values().map(|of| of.idle.len()).sum()
+    }
+}
+
+impl Inner {
+    fn only_h2(&self, place: &Place) -> bool {
+        self.pools.borrow().get(place).is_some_and(|of| of.only_h2)
+    }
+
+    fn take(&self, place: &Place, want: Protocol) -> Option<(Sender, Instant)> {
+        let mut pools = self.pools.borrow_mut();
+        let of = pools.get_mut(place)?;
+        let life = |born: &Instant| born.elapsed() < self.settings.pool.lifetime;
+        if (want != Protocol::Http1 || of.only_h2)
+            && let Some((sender, born)) = of.shared.as_ref().filter(|(s, born)| !s.is_closed() && life(born))
+        {
+            return Some((Sender::Http2(sender.clone()), *born));
+        }
+        while let Some((sender, born, _)) = of.idle.pop() {
+            if sender.is_ready() && life(&born) {
+                return Some((Sender::Http1(sender), born));
+            }
+        }
+        None
+    }
+
+    fn give_back(&self, place: Place, sender: http1::SendRequest<RequestBody>, born: Instant) {
+        if sender.is_closed() {
+            return;
+        }
+        let mut pools = self.pools.borrow_mut();
+        let of = pools.entry(place).or_default();
+        if of.idle.len() < self.settings.pool.max_idle {
+            of.idle.push((sender, born, Instant::now()));
+        }
+    }
+}
+
+async fn http1_handshake<S>(stream: S) -> Result<http1::SendRequest<RequestBody>, Error>
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + 'static,
+{
+    let (sender, connection) = http1::Builder::new()
+        .max_buf_size(256 * 1024)
+        .max_headers(256)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(|_| Error::Closed { written: false })?;
+    tokio::task::spawn_local(async move {
+        let _ = connection.await;
+    });
+    Ok(sender)
+}
+
+async fn http2_handshake<S>(stream: S) -> Result<http2::SendRequest<RequestBody>, Error>
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + 'static,
+{
+    let (sender, connection) = http2::Builder::new(LocalExecutor)
+        .timer(TokioTimer::new())
+        .max_header_list_size(256 * 1024)
+        .initial_stream_window_size(1 << 20)
+        .initial_connection_window_size(4 << 20)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(|_| Error::Closed { written: false })?;
+    tokio::task::spawn_local(async move {
+        let _ = connection.await;
+    });
+    Ok(sender)
+}
+
+impl Connection {
+    /// Sends the request, whose URI has path and query only, and waits for the reply's head.
+    ///
+    /// # Errors
+    /// See [`Error`]. The request comes back if none of it was written.
+    pub async fn send(
+        self,
+        mut request: Request<RequestBody>,
+    ) -> Result<Response<ReplyBody>, (Error, Option<Request<RequestBody>>)> {
+        let Some(inner) = self.home.upgrade() else { return Err((Error::Closed { written: false }, Some(request))) };
+        let limit = inner.settings.deadlines.headers;
+        let idle = inner.settings.deadlines.idle_body;
+        let (place, born, home) = (self.place, self.born, self.home);
+        drop(inner);
+        match self.sender {
+            Sender::Http1(mut sender) => {
+                if sender.ready().await.is_err() {
+                    return Err((Error::Closed { written: false }, Some(request)));
+                }
+                let reply = timeout(limit, sender.try_send_request(request)).await;
+                let response = settled(reply)?;
+                let back = Some(Back { sender, place, born, home });
+                Ok(response.map(|body| ReplyBody::new(body, back, idle)))
+            }
+            Sender::Http2(mut sender) => {
+                let origin = request.uri().clone();
+                *request.uri_mut() = with_authority(&place, &origin);
+                *request.version_mut() = Version::HTTP_2;
+                request.headers_mut().remove(http::header::HOST);
+                if sender.ready().await.is_err() {
+                    return Err((Error::Closed { written: false }, Some(at_origin(request, origin))));
+                }
+                match settled(timeout(limit, sender.try_send_request(request)).await) {
+                    Ok(response) => Ok(response.map(|body| ReplyBody::new(body, None, idle))),
+                    Err((why, back)) => Err((why, back.map(|request| at_origin(request, origin)))),
+                }
+            }
+        }
+    }
+}
+
+fn at_origin<B>(mut request: Request<B>, origin: Uri) -> Request<B> {
+    *request.uri_mut() = origin;
+    *request.version_mut() = Version::HTTP_11;
+    request
+}
+
+fn with_authority(place: &Place, origin: &Uri) -> Uri {
+    let mut parts = http::uri::Parts::default();
+    parts.scheme = place.scheme.as_str().parse().ok();
+    parts.authority = place.authority.in_uri(place.scheme).parse().ok();
+    parts.path_and_query = origin.path_and_query().cloned();
+    Uri::from_parts(parts).unwrap_or_else(|_| origin.clone())
+}
+
+type Sent = Result<Response<Incoming>, hyper::client::conn::TrySendError<Request<RequestBody>>>;
+
+#[expect(clippy::result_large_err, reason = "the request comes back whole, and only where a connection was lost")]
+fn settled(
+    reply: Result<Sent, tokio::time::error::Elapsed>,
+) -> Result<Response<Incoming>, (Error, Option<Request<RequestBody>>)> {
+    match reply {
+        Err(_) => Err((Error::Timeout(Stage::Headers), None)),
+        Ok(Ok(response)) => Ok(response),
+        Ok(Err(mut failed)) => match failed.take_message() {
+            Some(request) => Err((Error::Closed { written: false }, Some(request))),
+            None => {
+                let why = failed.into_error();
+                Err((if why.is_parse() { Error::Http } else { Error::Closed { written: true } }, None))
+            }
+        },
+    }
+}
+
+struct Back {
+    sender: http1::SendRequest<RequestBody>,
+    place: Place,
+    born: Instant,
+    home: Weak<Inner>,
+}
+
+/// A reply's body. Its connection goes back to the pool at the clean end.
+pub struct ReplyBody {
+    inner: Incoming,
+    back: Option<Back>,
+    idle: std::time::Duration,
+    sleep: Option<Pin<Box<tokio::time::Sleep>>>,
+}
+
+impl ReplyBody {
+    fn new(inner: Incoming, back: Option<Back>, idle: std::time::Duration) -> Self {
+        let mut body = Self { inner, back, idle, sleep: None };
+        if body.inner.is_end_stream() {
+            body.ended();
+        }
+        body
+    }
+
+    fn ended(&mut self) {
+        if let Some(back) = self.back.take()
+            && let Some(home) = back.home.upgrade()
+        {
+            home.give_back(back.place, back.sender, back.born);
+        }
+    }
+}
+
+impl Body for ReplyBody {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        match Pin::new(&mut self.inner).poll_frame(cx) {
+            Poll::Ready(None) => {
+                self.ended();
+                Poll::Ready(None)
+            }
+            Poll::Ready(Some(Ok(frame))) => {
+                self.sleep = None;
+                if self.inner.is_end_stream() {
+                    self.ended();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(_))) => {
+                self.back = None;
+                Poll::Ready(Some(Err(Error::Closed { written: true })))
+            }
+            Poll::Pending => {
+                let idle = self.idle;
+                let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(idle)));
+                sleep.as_mut().poll(cx).map(|()| Some(Err(Error::Timeout(Stage::Body))))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
