@@ -25,6 +25,7 @@ pub mod providers;
 pub mod proxy;
 pub mod run;
 pub mod session;
+pub mod store;
 pub mod telemetry;
 pub mod tls;
 pub mod upstream;

@@ -13,6 +13,7 @@ use crate::app::{Home, Node, NodeSettings};
 use crate::model::{Authority, Environment, Secret};
 use crate::providers::{self, Provider};
 use crate::run::{Surroundings, Swap, environment};
+use crate::store::Store;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -47,7 +48,8 @@ pub async fn run(home: &Home, args: Args) -> anyhow::Result<ExitCode> {
     let mut settings = NodeSettings { extra_ca: args.extra_ca, ..NodeSettings::default() };
     settings.proxy.require_auth = true;
     settings.upstream.resolve = args.resolve.into_iter().collect();
-    let node = Node::start(home, settings).await?;
+    let store = Store::open(crate::store::Settings::default(), home.dir(), home.keyring()).await?;
+    let node = Node::start(home, &store, settings).await?;
     let code = supervise(home, &node, &caller, &taken, args.lasts, &args.command).await;
     node.stop(Duration::from_secs(5)).await;
     code

@@ -16,6 +16,7 @@ use crate::app::{Home, Node, NodeSettings};
 use crate::audit;
 use crate::model::{Authority, Clock, Environment, Secret, SystemClock};
 use crate::model::{Cleartext, Destination, HostPattern, Slot, TokenShape};
+use crate::store::Store;
 
 const HOST: &str = "api.standin.test";
 const OTHER: &str = "api.elsewhere.test";
@@ -46,7 +47,8 @@ pub async fn run() -> anyhow::Result<()> {
     settings.proxy.require_auth = true;
     settings.upstream.resolve =
         HashMap::from([(Authority::parse(HOST, 443)?, api.addr), (Authority::parse(OTHER, 443)?, api.addr)]);
-    let node = Node::start(&home, settings).await?;
+    let store = Store::open(crate::store::Settings::default(), home.dir(), home.keyring()).await?;
+    let node = Node::start(&home, &store, settings).await?;
     let proxy = node.forward.context("no listener")?;
     let destination =
         Destination { hosts: vec![HostPattern::parse(HOST)?], slots: vec![Slot::Bearer], cleartext: Cleartext::Never };

@@ -240,7 +240,13 @@ impl Registry {
     /// Whether the store has been out of reach for longer than `store.max_staleness`.
     #[must_use]
     pub fn is_stale(&self, now: Timestamp) -> bool {
-        now.since(Timestamp(self.fresh_at.load(Ordering::Acquire))) > self.max_staleness
+        self.staleness(now) > self.max_staleness
+    }
+
+    /// How long ago the store answered.
+    #[must_use]
+    pub fn staleness(&self, now: Timestamp) -> Duration {
+        now.since(Timestamp(self.fresh_at.load(Ordering::Acquire)))
     }
 
     /// Takes over a project.
@@ -344,6 +350,21 @@ impl Registry {
         };
         self.tokens.insert(token.hash, Arc::new(live));
         self.token_ids.insert(token.id, token.hash);
+    }
+
+    /// Ends a session whose row is gone.
+    pub fn drop_session(&self, id: SessionId) {
+        if let Some(session) = self.session(id) {
+            session.standing.store(REVOKED, Ordering::Release);
+        }
+    }
+
+    /// Ends a token whose row is gone.
+    pub fn drop_token(&self, id: TokenId) {
+        let hash = self.token_ids.get(&id).map(|hash| *hash);
+        if let Some(token) = hash.and_then(|hash| self.token(&hash)) {
+            token.standing.store(REVOKED, Ordering::Release);
+        }
     }
 
     /// Forgets sessions and tokens that ended more than `keep` ago, so that memory follows what is

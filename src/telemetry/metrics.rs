@@ -19,6 +19,7 @@ pub struct Metrics {
     tokens: IntGauge,
     scrubbed: IntCounterVec,
     audit_append: Histogram,
+    pub(super) node: super::node::NodeMetrics,
 }
 
 /// Latency buckets, in seconds: from a tenth of a millisecond to five minutes.
@@ -50,6 +51,7 @@ impl Metrics {
                 HistogramOpts::new("sallyport_audit_append_seconds", "Time to append the record of an intent.")
                     .buckets(SECONDS.to_vec()),
             )?,
+            node: super::node::NodeMetrics::new()?,
         };
         let all: [Box<dyn prometheus::core::Collector>; 9] = [
             Box::new(metrics.requests.clone()),
@@ -65,6 +67,15 @@ impl Metrics {
         for one in all {
             metrics.registry.register(one)?;
         }
+        for one in metrics.node.collectors() {
+            metrics.registry.register(one)?;
+        }
+        let build = Opts::new("sallyport_build_info", "Always 1; the labels say which build runs.");
+        let build = IntGauge::with_opts(build.const_label("version", env!("CARGO_PKG_VERSION")))?;
+        build.set(1);
+        metrics.registry.register(Box::new(build))?;
+        let process = prometheus::process_collector::ProcessCollector::for_self();
+        metrics.registry.register(Box::new(process))?;
         Ok(metrics)
     }
 

@@ -1,6 +1,7 @@
 //! Metrics and logs.
 
 mod metrics;
+mod node;
 
 pub use metrics::{Connection, Metrics};
 

@@ -13,6 +13,6 @@ pub mod keyring;
 mod open;
 
 pub use envelope::SecretError;
-pub use kek::{EnvKek, FileKek, KekSource};
+pub use kek::{EnvKek, FileKek, KekSource, PassphraseKek};
 pub use keyring::{Keyring, KeyringError};
 pub use open::{OpenError, Vault};

@@ -1,182 +1,40 @@
-//! The one place that joins parts: the data directory, and a running node.
+//! A running node: listeners, cores, and the memory that they work from.
 
 use std::collections::HashMap;
-use std::fs;
-use std::io::Write as _;
 use std::net::SocketAddr;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::audit::{AuditKeys, Journal};
+use super::Home;
+use super::live::Live;
+use crate::audit::{Journal, SharedWriter};
 use crate::model::{
-    Authority, Clock, Destination, Environment, GrantId, KeyId, Name, OrgId, ProjectId, ProxyToken, Scheme, Secret,
-    SessionId, SessionSecret, TokenForm, TokenId, TokenShape, ToolId,
+    Authority, Destination, Environment, GrantId, KeyId, Name, OrgId, ProjectId, ProxyToken, Scheme, Secret, SessionId,
+    SessionSecret, Timestamp, TokenForm, TokenId, TokenShape, ToolId,
 };
-use crate::policy::{Library, shipped};
+use crate::policy::Library;
 use crate::proxy::core::{Core, Route, Shared};
 use crate::proxy::listener::{Kind, Worker, accept};
 use crate::proxy::settings::Settings;
 use crate::session::records::{Grant, Project, Session, Standing, Token, Tool};
 use crate::session::registry::Registry;
+use crate::store::{Find, Store};
 use crate::telemetry::Metrics;
-use crate::tls::ca::{Ca, LeafCache};
+use crate::tls::ca::LeafCache;
 use crate::upstream;
+use crate::vault::Vault;
 use crate::vault::key::{Key, KeyState};
-use crate::vault::{EnvKek, FileKek, KekSource, Keyring, Vault};
 
-/// The format of the data directory; another one is refused.
-const FORMAT: &str = "1";
 /// How often a core looks for what has to stop and writes what waits.
 const TICK: Duration = Duration::from_millis(100);
-/// How long the store may be out of reach before no key is used.
-const MAX_STALENESS: Duration = Duration::from_secs(5);
 /// How many hosts' leaf certificates are held.
 const LEAVES: usize = 10_000;
-
-/// The data directory, opened.
-pub struct Home {
-    dir: PathBuf,
-    keyring: Arc<Keyring>,
-    ca_pem: String,
-    clock: Arc<dyn Clock>,
-}
-
-impl Home {
-    /// Where the data directory is: `SALLYPORT_DATA_DIR`, else `$XDG_DATA_HOME/sallyport`, else
-    /// `~/.local/share/sallyport`.
-    ///
-    /// # Errors
-    /// None of the variables is set.
-    pub fn default_dir() -> anyhow::Result<PathBuf> {
-        let var = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-        var("SALLYPORT_DATA_DIR")
-            .or_else(|| var("XDG_DATA_HOME").map(|d| d.join("sallyport")))
-            .or_else(|| var("HOME").map(|d| d.join(".local/share/sallyport")))
-            .context("no data directory: give --data-dir, or set SALLYPORT_DATA_DIR or HOME")
-    }
-
-    /// Opens the data directory; makes it first if there is none.
-    ///
-    /// # Errors
-    /// It can't be made or read, others may read it, it has another format, or the KEK is not its own.
-    pub fn open(dir: &Path, clock: Arc<dyn Clock>) -> anyhow::Result<Self> {
-        if !dir.exists() {
-            create(dir, &*clock).with_context(|| format!("making the data directory {}", dir.display()))?;
-        }
-        let mode = fs::metadata(dir).with_context(|| format!("reading {}", dir.display()))?.mode() & 0o777;
-        if mode & 0o077 != 0 {
-            bail!("{} has mode {mode:o}, so others may look into it. Run: chmod 700 {}", dir.display(), dir.display());
-        }
-        let format = read(&dir.join("format"))?;
-        if format.trim() != FORMAT {
-            bail!(
-                "{} has format {:?}, and this sallyport reads {FORMAT:?}. Use the version that made it",
-                dir.display(),
-                format.trim()
-            );
-        }
-        for file in ["canary", "ca.key"] {
-            let path = dir.join(file);
-            let mode = fs::metadata(&path).with_context(|| format!("reading {}", path.display()))?.mode() & 0o777;
-            if mode & 0o077 != 0 {
-                bail!("{} has mode {mode:o}, so others may read it. Run: chmod 600 {}", path.display(), path.display());
-            }
-        }
-        let keyring = Keyring::load(&*kek_source(dir))?;
-        keyring.check(&fs::read(dir.join("canary")).context("reading the canary")?)?;
-        let ca_pem = read(&dir.join("ca.pem"))?;
-        Ok(Self { dir: dir.to_owned(), keyring: Arc::new(keyring), ca_pem, clock })
-    }
-
-    /// The directory.
-    #[must_use]
-    pub fn dir(&self) -> &Path {
-        &self.dir
-    }
-
-    /// The CA certificate that agents have to trust, in PEM.
-    #[must_use]
-    pub fn ca_pem(&self) -> &str {
-        &self.ca_pem
-    }
-
-    /// Where the audit chains are.
-    #[must_use]
-    pub fn audit_dir(&self) -> PathBuf {
-        self.dir.join("audit")
-    }
-
-    /// Where the policies are.
-    #[must_use]
-    pub fn policy_dir(&self) -> PathBuf {
-        self.dir.join("policies")
-    }
-
-    /// The keys of the audit.
-    #[must_use]
-    pub fn audit_keys(&self) -> AuditKeys {
-        AuditKeys { mac: self.keyring.subkey("audit-mac"), sign: self.keyring.subkey("audit-sign") }
-    }
-
-    fn ca(&self) -> anyhow::Result<Ca> {
-        let sealed = fs::read(self.dir.join("ca.key")).context("reading ca.key")?;
-        let key = self
-            .keyring
-            .open_blob("ca-key", &sealed)
-            .context("ca.key doesn't open: it was changed, or belongs to another data directory")?;
-        let key = Secret::new(String::from_utf8(key.to_vec()).context("ca.key isn't text")?);
-        Ok(Ca::open(&self.ca_pem, &key)?)
-    }
-}
-
-fn read(path: &Path) -> anyhow::Result<String> {
-    fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))
-}
-
-fn kek_source(dir: &Path) -> Box<dyn KekSource> {
-    match std::env::var("SALLYPORT_KEK") {
-        Ok(value) => Box::new(EnvKek { name: "SALLYPORT_KEK", value: Secret::new(value) }),
-        Err(_) => Box::new(FileKek(dir.join("kek"))),
-    }
-}
-
-/// Makes the directory beside its place and moves it there whole, so that a crash leaves none half
-/// made.
-fn create(dir: &Path, clock: &dyn Clock) -> anyhow::Result<()> {
-    let parent = dir.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::create_dir_all(parent)?;
-    let fresh = parent.join(format!(".sallyport-{}", SessionId::generate()));
-    let make = |path: &Path| fs::DirBuilder::new().mode(0o700).create(path);
-    make(&fresh)?;
-    let put = |name: &str, bytes: &[u8]| -> std::io::Result<()> {
-        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(fresh.join(name))?;
-        file.write_all(bytes)?;
-        file.sync_all()
-    };
-    if std::env::var_os("SALLYPORT_KEK").is_none() {
-        FileKek(fresh.join("kek")).create()?;
-    }
-    let keyring = Keyring::load(&*kek_source(&fresh))?;
-    let made = Ca::create(clock)?;
-    put("format", FORMAT.as_bytes())?;
-    put("canary", &keyring.canary()?)?;
-    put("ca.pem", made.ca.pem().as_bytes())?;
-    let sealed = keyring.seal_blob("ca-key", made.key_pem.expose().as_bytes()).context("sealing the CA's key")?;
-    put("ca.key", &sealed)?;
-    make(&fresh.join("audit"))?;
-    make(&fresh.join("policies"))?;
-    for (name, text) in shipped() {
-        put(&format!("policies/{name}"), text.as_bytes())?;
-    }
-    fs::rename(&fresh, dir).with_context(|| format!("moving the fresh directory to {}", dir.display()))
-}
 
 /// What a node listens on and reaches.
 pub struct NodeSettings {
@@ -196,6 +54,10 @@ pub struct NodeSettings {
     pub extra_ca: Vec<PathBuf>,
     /// Gateway routes: name and base URL.
     pub routes: HashMap<String, String>,
+    /// How long the store may be out of reach before no key is used. Default: 5 s.
+    pub max_staleness: Duration,
+    /// The audit chains.
+    pub audit: crate::audit::Settings,
 }
 
 impl Default for NodeSettings {
@@ -209,6 +71,8 @@ impl Default for NodeSettings {
             upstream: upstream::Settings::default(),
             extra_ca: Vec::new(),
             routes: HashMap::new(),
+            max_staleness: Duration::from_secs(5),
+            audit: crate::audit::Settings::default(),
         }
     }
 }
@@ -223,19 +87,23 @@ pub struct Node {
     pub gateway_tls: Option<SocketAddr>,
     shared: Arc<Shared>,
     workers: Arc<Vec<Worker>>,
+    audit: SharedWriter,
     stop: CancellationToken,
     hard: CancellationToken,
     accepting: Vec<tokio::task::JoinHandle<()>>,
+    following: tokio::task::JoinHandle<()>,
+    reached: watch::Receiver<i64>,
     project: Project,
 }
 
 impl Node {
-    /// Starts a node on the data directory.
+    /// Starts a node on the data directory and the store.
     ///
     /// # Errors
-    /// A listener can't be bound, a policy or certificate is wrong, or the audit can't be written.
-    pub async fn start(home: &Home, mut settings: NodeSettings) -> anyhow::Result<Self> {
-        let clock = Arc::clone(&home.clock);
+    /// A listener can't be bound, a policy or certificate is wrong, the audit can't be written, or the
+    /// store can't be read.
+    pub async fn start(home: &Home, store: &Store, mut settings: NodeSettings) -> anyhow::Result<Self> {
+        let clock = Arc::clone(home.clock());
         let policies = Library::load(&home.policy_dir()).map_err(|problems| {
             let all: Vec<_> = problems.iter().map(|p| format!("  {p}")).collect();
             anyhow::anyhow!("the policies have mistakes:\n{}", all.join("\n"))
@@ -259,8 +127,8 @@ impl Node {
         getrandom::fill(&mut scrub_key).map_err(|_| anyhow::anyhow!("the system's random source failed"))?;
         let connections = settings.proxy.limits.connections;
         let shared = Arc::new(Shared {
-            registry: Arc::new(Registry::new(MAX_STALENESS)),
-            vault: Arc::new(Vault::new(Arc::clone(&home.keyring), Arc::clone(&clock))),
+            registry: Arc::new(Registry::new(settings.max_staleness)),
+            vault: Arc::new(Vault::new(Arc::clone(home.keyring()), Arc::clone(&clock))),
             policies: Arc::new(policies),
             metrics: Arc::new(Metrics::new()?),
             leaves: Arc::new(LeafCache::new(home.ca()?, Arc::clone(&clock), LEAVES)?),
@@ -270,6 +138,21 @@ impl Node {
             scrub_key: Secret::new(scrub_key),
             draining: CancellationToken::new(),
         });
+        let journal = Journal::open(&home.audit_dir(), home.audit_keys(), settings.audit.clone(), Arc::clone(&clock))?;
+        let audit = journal.shared_writer()?;
+        let timing = Arc::clone(&shared.metrics);
+        let live = Live {
+            registry: Arc::clone(&shared.registry),
+            vault: Arc::clone(&shared.vault),
+            store: store.clone().timed(move |what, took| timing.store_query(what, took)),
+            clock: Arc::clone(&clock),
+            audit: audit.clone(),
+            metrics: Arc::clone(&shared.metrics),
+        };
+        // The feed begins before the reading, so that nothing falls between them.
+        let feed = store.feed().await?;
+        let (reached_to, reached) = watch::channel(feed.at());
+        live.load().await?;
         let hard = CancellationToken::new();
         let mut workers = Vec::new();
         for core in 0..settings.cores.max(1) {
@@ -295,17 +178,23 @@ impl Node {
                 tokio::spawn(accept(listener, kind, Arc::clone(&workers), Arc::clone(&permits), stop.clone()))
             })
             .collect();
-        let project = Project {
-            id: ProjectId::generate(),
-            org: OrgId::DEFAULT,
-            name: "default".parse()?,
-            description: String::new(),
-            created_at: clock.now(),
-        };
+        let project = default_project(store, clock.now()).await?;
         shared.registry.put_project(&project);
-        // Keys and sessions of this node live in its own memory, which can't be out of reach.
-        shared.registry.mark_fresh(crate::model::Timestamp(i64::MAX));
-        Ok(Self { forward, gateway, gateway_tls, shared, workers, stop, hard, accepting, project })
+        let following = tokio::spawn(live.follow(feed, reached_to, hard.clone()));
+        Ok(Self {
+            forward,
+            gateway,
+            gateway_tls,
+            shared,
+            workers,
+            audit,
+            stop,
+            hard,
+            accepting,
+            following,
+            reached,
+            project,
+        })
     }
 
     /// The policies in force.
@@ -322,7 +211,25 @@ impl Node {
         self.shared.metrics.text()
     }
 
-    /// Seals a key and takes it into memory.
+    /// What the cores share.
+    #[must_use]
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// The audit chain of the node itself.
+    #[must_use]
+    pub fn audit(&self) -> &SharedWriter {
+        &self.audit
+    }
+
+    /// The number of the last change of the store that the node's memory holds.
+    #[must_use]
+    pub fn reached(&self) -> watch::Receiver<i64> {
+        self.reached.clone()
+    }
+
+    /// Seals a key and takes it into memory only: it is gone when the node stops.
     ///
     /// # Errors
     /// The secret can't be taken.
@@ -469,6 +376,32 @@ impl Node {
             let _ = joined.await;
         }
         timer.abort();
+        self.hard.cancel();
+        let _ = self.following.await;
+    }
+}
+
+/// The project that things belong to where nobody named one; made if it isn't there.
+///
+/// # Errors
+/// The store can't be reached.
+pub async fn default_project(store: &Store, now: Timestamp) -> anyhow::Result<Project> {
+    let find = async || store.find::<Project>(OrgId::DEFAULT, Find::all().with("name", "default").limit(1)).await;
+    if let Some(project) = find().await?.pop() {
+        return Ok(project);
+    }
+    let project = Project {
+        id: ProjectId::generate(),
+        org: OrgId::DEFAULT,
+        name: "default".parse()?,
+        description: String::new(),
+        created_at: now,
+    };
+    match store.commit(store.batch(OrgId::DEFAULT).at(now).insert(&project)).await {
+        Ok(_) => Ok(project),
+        // Another node made it a moment ago.
+        Err(crate::store::Error::Conflict(_)) => find().await?.pop().context("the default project can't be found"),
+        Err(why) => Err(why.into()),
     }
 }
 

@@ -1,0 +1,9 @@
+//! The one place that joins parts: the data directory ([`Home`]), the copy of the store that a node
+//! works from ([`live`]), and a running node ([`Node`]).
+
+mod home;
+pub mod live;
+mod node;
+
+pub use home::{Home, KekChoice};
+pub use node::{Node, NodeSettings, Started, default_project};
