@@ -196,7 +196,6 @@ impl Store {
     }
 
     /// An empty batch of changes of an organisation.
-    #[must_use]
     pub fn batch(&self, org: OrgId) -> Batch {
         Batch::new(org, Arc::clone(&self.mac))
     }

@@ -105,7 +105,6 @@ impl Store {
     ///
     /// # Errors
     /// The database can't be reached.
-    #[expect(clippy::type_complexity, reason = "a page and where the next begins")]
     pub async fn page_any<R: Record>(&self, after: &str) -> Result<(Vec<Result<R, Error>>, Option<String>), Error> {
         let (mut sql, types) = columns::<R>();
         sql.push_str(&format!(" where id > $1 order by id limit {MAX_LIMIT}"));

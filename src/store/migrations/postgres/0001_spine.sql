@@ -163,7 +163,8 @@ create table meta (
 );
 
 -- Three roles: the owner migrates; `sallyport_app` sees one organisation, which each transaction names in
--- `sallyport.org`; `sallyport_feed` reads all, to feed the nodes' memory.
+-- `sallyport.org`; `sallyport_feed` reads all, to feed the nodes' memory. A login that may take both roles has
+-- the rights of the one that it has taken.
 do $$
 begin
     if not exists (select from pg_roles where rolname = 'sallyport_app') then
@@ -187,7 +188,7 @@ alter table projects force row level security;
 create policy tenant on projects to sallyport_app
     using (org_id = current_setting('sallyport.org', true))
     with check (org_id = current_setting('sallyport.org', true));
-create policy feed on projects for select to sallyport_feed using (true);
+create policy feed on projects for select to sallyport_feed using (current_user = 'sallyport_feed');
 grant select, insert, update, delete on projects to sallyport_app;
 grant select on projects to sallyport_feed;
 
@@ -196,7 +197,7 @@ alter table keys force row level security;
 create policy tenant on keys to sallyport_app
     using (org_id = current_setting('sallyport.org', true))
     with check (org_id = current_setting('sallyport.org', true));
-create policy feed on keys for select to sallyport_feed using (true);
+create policy feed on keys for select to sallyport_feed using (current_user = 'sallyport_feed');
 grant select, insert, update, delete on keys to sallyport_app;
 grant select on keys to sallyport_feed;
 
@@ -205,7 +206,7 @@ alter table key_versions force row level security;
 create policy tenant on key_versions to sallyport_app
     using (org_id = current_setting('sallyport.org', true))
     with check (org_id = current_setting('sallyport.org', true));
-create policy feed on key_versions for select to sallyport_feed using (true);
+create policy feed on key_versions for select to sallyport_feed using (current_user = 'sallyport_feed');
 grant select, insert, update, delete on key_versions to sallyport_app;
 grant select on key_versions to sallyport_feed;
 
@@ -214,7 +215,7 @@ alter table tools force row level security;
 create policy tenant on tools to sallyport_app
     using (org_id = current_setting('sallyport.org', true))
     with check (org_id = current_setting('sallyport.org', true));
-create policy feed on tools for select to sallyport_feed using (true);
+create policy feed on tools for select to sallyport_feed using (current_user = 'sallyport_feed');
 grant select, insert, update, delete on tools to sallyport_app;
 grant select on tools to sallyport_feed;
 
@@ -223,7 +224,7 @@ alter table sessions force row level security;
 create policy tenant on sessions to sallyport_app
     using (org_id = current_setting('sallyport.org', true))
     with check (org_id = current_setting('sallyport.org', true));
-create policy feed on sessions for select to sallyport_feed using (true);
+create policy feed on sessions for select to sallyport_feed using (current_user = 'sallyport_feed');
 grant select, insert, update, delete on sessions to sallyport_app;
 grant select on sessions to sallyport_feed;
 
@@ -232,7 +233,7 @@ alter table access_requests force row level security;
 create policy tenant on access_requests to sallyport_app
     using (org_id = current_setting('sallyport.org', true))
     with check (org_id = current_setting('sallyport.org', true));
-create policy feed on access_requests for select to sallyport_feed using (true);
+create policy feed on access_requests for select to sallyport_feed using (current_user = 'sallyport_feed');
 grant select, insert, update, delete on access_requests to sallyport_app;
 grant select on access_requests to sallyport_feed;
 
@@ -241,7 +242,7 @@ alter table grants force row level security;
 create policy tenant on grants to sallyport_app
     using (org_id = current_setting('sallyport.org', true))
     with check (org_id = current_setting('sallyport.org', true));
-create policy feed on grants for select to sallyport_feed using (true);
+create policy feed on grants for select to sallyport_feed using (current_user = 'sallyport_feed');
 grant select, insert, update, delete on grants to sallyport_app;
 grant select on grants to sallyport_feed;
 
@@ -250,7 +251,7 @@ alter table tokens force row level security;
 create policy tenant on tokens to sallyport_app
     using (org_id = current_setting('sallyport.org', true))
     with check (org_id = current_setting('sallyport.org', true));
-create policy feed on tokens for select to sallyport_feed using (true);
+create policy feed on tokens for select to sallyport_feed using (current_user = 'sallyport_feed');
 grant select, insert, update, delete on tokens to sallyport_app;
 grant select on tokens to sallyport_feed;
 
@@ -259,7 +260,7 @@ alter table principals force row level security;
 create policy tenant on principals to sallyport_app
     using (org_id = current_setting('sallyport.org', true))
     with check (org_id = current_setting('sallyport.org', true));
-create policy feed on principals for select to sallyport_feed using (true);
+create policy feed on principals for select to sallyport_feed using (current_user = 'sallyport_feed');
 grant select, insert, update, delete on principals to sallyport_app;
 grant select on principals to sallyport_feed;
 
@@ -267,8 +268,8 @@ alter table changes enable row level security;
 alter table changes force row level security;
 create policy tenant on changes for insert to sallyport_app
     with check (org_id = current_setting('sallyport.org', true));
-create policy feed on changes for select to sallyport_feed using (true);
-create policy prune on changes for delete to sallyport_feed using (true);
+create policy feed on changes for select to sallyport_feed using (current_user = 'sallyport_feed');
+create policy prune on changes for delete to sallyport_feed using (current_user = 'sallyport_feed');
 grant insert on changes to sallyport_app;
 grant select, delete on changes to sallyport_feed;
 grant select, update on change_counter to sallyport_app, sallyport_feed;
