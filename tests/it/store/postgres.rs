@@ -9,11 +9,9 @@ use super::{Case, key, project, sealed, session, sql};
 
 fn place(case: &Case) -> (String, String) {
     let socket = std::env::var("SALLYPORT_TEST_POSTGRES").expect("set where a case was made");
-    let database = case.settings.url.rsplit('/').nth(0).map(|_| {
-        let rest = case.settings.url.trim_start_matches("postgres://tester@localhost/");
-        rest.split('?').next().unwrap_or_default().to_owned()
-    });
-    (socket, database.unwrap_or_default())
+    let rest = case.settings.url.trim_start_matches("postgres://tester@localhost/");
+    let database = rest.split('?').next().unwrap_or_default().to_owned();
+    (socket, database)
 }
 
 #[tokio::test]
