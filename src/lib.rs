@@ -15,6 +15,7 @@
 //! Imports point down: `model` (0); `policy`, `session`, `vault`, `audit` (1 and 2); `tls`,
 //! `upstream`, `telemetry` (2); `proxy` (3). Only `app` joins parts.
 
+pub mod admin;
 pub mod app;
 pub mod audit;
 pub mod cli;

@@ -77,6 +77,21 @@ impl Vault {
         })
     }
 
+    /// Seals a version again after its key's destination or environment changed. The secret doesn't
+    /// leave the vault.
+    ///
+    /// # Errors
+    /// The version doesn't open as `before`'s, or the random source failed.
+    pub fn reseal(&self, before: &Key, version: &SealedVersion, after: &Key) -> Result<SealedVersion, OpenError> {
+        let aad = envelope::bound_to(before, version.version);
+        let dek = envelope::open(self.keyring.wrap(), &aad, &version.wrapped_dek).ok_or(OpenError::Tampered)?;
+        let dek = <&[u8; 32]>::try_from(dek.as_slice()).map_err(|_| OpenError::Tampered)?;
+        let mut plain = envelope::open(&envelope::cipher(dek), &aad, &version.sealed).ok_or(OpenError::Tampered)?;
+        let secret = Secret::new(std::mem::take(&mut *plain));
+        let again = self.seal(after, version.version, &secret)?;
+        Ok(SealedVersion { created_at: version.created_at, ..again })
+    }
+
     /// Takes a key's version in force into memory: its data key is unwrapped, its secret stays
     /// sealed.
     ///

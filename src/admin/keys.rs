@@ -1,0 +1,396 @@
+//! `/api/v1/api-keys`
+
+use std::collections::HashMap;
+
+use axum::Json;
+use axum::extract::{Path, State as Shared};
+use axum::http::StatusCode;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::auth::Caller;
+use super::body::{Body, Query, environment, limit, name, time};
+use super::{Action, Admin, Problem, State};
+use crate::model::{Cleartext, Destination, HostPattern, KeyId, Name, OrgId, Secret, Slot, TokenShape};
+use crate::store::Find;
+use crate::vault::key::{Key, KeyState, SealedVersion};
+
+/// A key, without its secret.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Key)]
+pub(super) struct View {
+    id: String,
+    name: String,
+    project: String,
+    #[schema(pattern = "^(development|staging|production)$")]
+    environment: String,
+    /// The provider template, or `custom`.
+    provider: String,
+    /// Where it may go.
+    hosts: Vec<String>,
+    /// In which places of a request it may be put.
+    slots: Vec<String>,
+    /// `never`, or `loopback` if it may go to this machine without TLS.
+    cleartext: &'static str,
+    /// `enabled` or `disabled`.
+    state: &'static str,
+    /// The number of the version in force.
+    version: u32,
+    #[schema(format = DateTime)]
+    created_at: String,
+    #[schema(format = DateTime)]
+    updated_at: String,
+    #[schema(format = DateTime)]
+    expires_at: Option<String>,
+}
+
+impl View {
+    fn of(key: &Key, projects: &HashMap<String, String>) -> Self {
+        let project = key.project.to_string();
+        Self {
+            id: key.id.to_string(),
+            name: key.name.to_string(),
+            project: projects.get(&project).cloned().unwrap_or(project),
+            environment: key.environment.to_string(),
+            provider: key.provider.to_string(),
+            hosts: key.destination.hosts.iter().map(ToString::to_string).collect(),
+            slots: key.destination.slots.iter().map(ToString::to_string).collect(),
+            cleartext: match key.destination.cleartext {
+                Cleartext::Never => "never",
+                Cleartext::Loopback => "loopback",
+            },
+            state: match key.state {
+                KeyState::Enabled => "enabled",
+                KeyState::Disabled => "disabled",
+            },
+            version: key.version,
+            created_at: key.created_at.to_string(),
+            updated_at: key.updated_at.to_string(),
+            expires_at: key.expires_at.map(|at| at.to_string()),
+        }
+    }
+}
+
+/// A page of keys.
+#[derive(Serialize, ToSchema)]
+#[schema(as = KeyList)]
+pub(super) struct List {
+    items: Vec<View>,
+    /// Where the next page begins; null at the end.
+    next: Option<String>,
+}
+
+/// A key to be stored.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+#[schema(as = NewKey)]
+pub(super) struct New {
+    /// 1 to 64 of a-z, 0-9, '_', '-' and '.'; unique in project and environment
+    #[schema(pattern = "^[a-z0-9][a-z0-9_.-]{0,63}$")]
+    name: String,
+    /// The secret: 8 bytes to 64 KiB, no control characters.
+    #[schema(min_length = 8, max_length = 65536, value_type = String, format = Password)]
+    value: SecretText,
+    /// A provider template, which says where the key may go; see /api/v1/providers.
+    provider: Option<String>,
+    /// Id or name; `default` if absent.
+    project: Option<String>,
+    /// `development` if absent.
+    #[schema(pattern = "^(development|staging|production)$")]
+    environment: Option<String>,
+    /// Host patterns such as `api.example.com` or `*.example.com:8443`; instead of the provider's.
+    #[schema(max_items = 100)]
+    hosts: Option<Vec<String>>,
+    /// `bearer`, `header:NAME`, `basic:user`, `basic:password`; instead of the provider's.
+    #[schema(max_items = 20)]
+    slots: Option<Vec<String>>,
+    /// `loopback` lets the key go to this machine without TLS.
+    #[schema(pattern = "^(never|loopback)$")]
+    cleartext: Option<String>,
+    /// What stands before its proxy tokens; instead of the provider's.
+    #[schema(max_length = 64)]
+    token_prefix: Option<String>,
+    /// When it ends by itself, RFC 3339.
+    #[schema(format = DateTime)]
+    expires_at: Option<String>,
+}
+
+/// A secret in a body: never shown.
+#[derive(Deserialize)]
+#[serde(transparent)]
+pub(super) struct SecretText(String);
+
+impl SecretText {
+    fn take(self) -> Secret<Vec<u8>> {
+        Secret::new(self.0.into_bytes())
+    }
+}
+
+/// What is changed about a key; what is absent stays.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+#[schema(as = KeyEdit)]
+pub(super) struct Edit {
+    #[schema(pattern = "^[a-z0-9][a-z0-9_.-]{0,63}$")]
+    name: Option<String>,
+    #[schema(max_items = 100)]
+    hosts: Option<Vec<String>>,
+    #[schema(max_items = 20)]
+    slots: Option<Vec<String>>,
+    #[schema(pattern = "^(never|loopback)$")]
+    cleartext: Option<String>,
+    #[schema(pattern = "^(enabled|disabled)$")]
+    state: Option<String>,
+    /// RFC 3339; an empty text means never.
+    expires_at: Option<String>,
+}
+
+/// A new value.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = Rotation)]
+pub(super) struct Rotation {
+    /// The new secret: 8 bytes to 64 KiB, no control characters.
+    #[schema(min_length = 8, max_length = 65536, value_type = String, format = Password)]
+    value: SecretText,
+}
+
+/// Which keys.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Which {
+    /// Only this project's, by id or name.
+    project: Option<String>,
+    /// Only this environment's.
+    #[param(pattern = "^(development|staging|production)$")]
+    environment: Option<String>,
+    /// Only what comes behind this id.
+    after: Option<String>,
+    /// At most so many.
+    #[param(minimum = 1, maximum = 1000, default = 100)]
+    limit: Option<u32>,
+}
+
+fn hosts(texts: &[String]) -> Result<Vec<HostPattern>, Problem> {
+    if texts.is_empty() || texts.len() > 100 {
+        return Err(Problem::invalid("hosts", "give between 1 and 100 host patterns"));
+    }
+    texts.iter().map(|t| HostPattern::parse(t).map_err(|why| Problem::invalid("hosts", why))).collect()
+}
+
+fn slots(texts: &[String]) -> Result<Vec<Slot>, Problem> {
+    if texts.is_empty() || texts.len() > 20 {
+        return Err(Problem::invalid("slots", "give between 1 and 20 slots"));
+    }
+    texts.iter().map(|t| t.parse().map_err(|why| Problem::invalid("slots", why))).collect()
+}
+
+fn cleartext(text: &str) -> Result<Cleartext, Problem> {
+    match text {
+        "never" => Ok(Cleartext::Never),
+        "loopback" => Ok(Cleartext::Loopback),
+        _ => Err(Problem::invalid("cleartext", "it is never or loopback")),
+    }
+}
+
+fn prefix(text: &str) -> Result<String, Problem> {
+    let fits = text.len() <= 64 && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
+    if fits { Ok(text.to_owned()) } else { Err(Problem::invalid("tokenPrefix", "use at most 64 of A-Z, a-z, 0-9, '-', '_' and '.'")) }
+}
+
+/// The provider's name, destination and token shape, with what the request puts in their place.
+fn placed(admin: &Admin, new: &New) -> Result<(Name, Destination, TokenShape), Problem> {
+    let template = match &new.provider {
+        Some(wanted) if wanted != "custom" => {
+            let found = admin.providers.iter().find(|p| p.name.as_str() == wanted);
+            Some(found.ok_or_else(|| Problem::invalid("provider", "it isn't known; see `sallyport providers list`"))?)
+        }
+        _ => None,
+    };
+    let need = "name a provider, or hosts and slots";
+    let destination = Destination {
+        hosts: match (&new.hosts, template) {
+            (Some(given), _) => hosts(given)?,
+            (None, Some(template)) => template.destination().hosts,
+            (None, None) => return Err(Problem::invalid("hosts", need)),
+        },
+        slots: match (&new.slots, template) {
+            (Some(given), _) => slots(given)?,
+            (None, Some(template)) => template.destination().slots,
+            (None, None) => vec![Slot::Bearer],
+        },
+        cleartext: new.cleartext.as_deref().map_or(Ok(Cleartext::Never), cleartext)?,
+    };
+    let shape = match (&new.token_prefix, template) {
+        (Some(given), _) => TokenShape { prefix: prefix(given)?, suffix: String::new() },
+        (None, Some(template)) => template.shape(),
+        (None, None) => TokenShape::default(),
+    };
+    let provider = template.map_or_else(|| name("provider", "custom"), |t| Ok(t.name.clone()))?;
+    Ok((provider, destination, shape))
+}
+
+async fn find(admin: &Admin, org: OrgId, wanted: &str) -> Result<Key, Problem> {
+    admin.by_id_or_name(org, wanted, "key").await
+}
+
+/// List keys
+#[utoipa::path(get, path = "/api/v1/api-keys", tag = "keys", params(Which),
+    responses((status = 200, body = List), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn list(
+    Shared(admin): Shared<State>,
+    caller: Caller,
+    Query(which): Query<Which>,
+) -> Result<Json<List>, Problem> {
+    let most = limit(which.limit)?;
+    let after = super::body::Paging { after: which.after, limit: None }.after()?;
+    let mut wanted = Find::all().after(after).limit(most);
+    if let Some(project) = &which.project {
+        wanted = wanted.with("project_id", admin.project(caller.org(), Some(project)).await?.id);
+    }
+    if let Some(text) = &which.environment {
+        wanted = wanted.with("environment", environment(Some(text))?);
+    }
+    let all: Vec<Key> = admin.store.find(caller.org(), wanted).await?;
+    let next = (all.len() == most as usize).then(|| all.last().map(|k| k.id.to_string())).flatten();
+    let projects = admin.project_names(caller.org()).await?;
+    Ok(Json(List { items: all.iter().map(|key| View::of(key, &projects)).collect(), next }))
+}
+
+/// Store a key
+#[utoipa::path(post, path = "/api/v1/api-keys", tag = "keys", request_body = New,
+    responses((status = 201, body = View), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn create(
+    Shared(admin): Shared<State>,
+    caller: Caller,
+    Body(new): Body<New>,
+) -> Result<(StatusCode, Json<View>), Problem> {
+    let (provider, destination, shape) = placed(&admin, &new)?;
+    let now = admin.clock.now();
+    let key = Key {
+        id: KeyId::generate(),
+        org: caller.org(),
+        project: admin.project(caller.org(), new.project.as_deref()).await?.id,
+        environment: environment(new.environment.as_deref())?,
+        name: name("name", &new.name)?,
+        provider,
+        destination,
+        shape,
+        state: KeyState::Enabled,
+        version: 1,
+        created_at: now,
+        updated_at: now,
+        expires_at: new.expires_at.as_deref().map(|at| time("expiresAt", at)).transpose()?,
+    };
+    let sealed = admin.vault.seal(&key, 1, &new.value.take()).map_err(|why| Problem::invalid("value", why))?;
+    let what = Action { action: "key_create", subject: &key.id.to_string(), detail: key.name.as_str() };
+    admin.commit(&caller, what, admin.store.batch(caller.org()).insert(&key).insert(&sealed)).await?;
+    let projects = admin.project_names(caller.org()).await?;
+    Ok((StatusCode::CREATED, Json(View::of(&key, &projects))))
+}
+
+/// Show a key
+#[utoipa::path(get, path = "/api/v1/api-keys/{id}", tag = "keys", params(("id" = String, Path, description = "id or name")),
+    responses((status = 200, body = View), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn show(
+    Shared(admin): Shared<State>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result<Json<View>, Problem> {
+    let key = find(&admin, caller.org(), &id).await?;
+    Ok(Json(View::of(&key, &admin.project_names(caller.org()).await?)))
+}
+
+/// Change a key
+///
+/// A changed destination is bound into the sealed secret anew.
+#[utoipa::path(put, path = "/api/v1/api-keys/{id}", tag = "keys", params(("id" = String, Path, description = "id or name")),
+    request_body = Edit,
+    responses((status = 200, body = View), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn edit(
+    Shared(admin): Shared<State>,
+    caller: Caller,
+    Path(id): Path<String>,
+    Body(edit): Body<Edit>,
+) -> Result<Json<View>, Problem> {
+    let before = find(&admin, caller.org(), &id).await?;
+    let mut after = before.clone();
+    if let Some(new) = &edit.name {
+        after.name = name("name", new)?;
+    }
+    if let Some(new) = &edit.hosts {
+        after.destination.hosts = hosts(new)?;
+    }
+    if let Some(new) = &edit.slots {
+        after.destination.slots = slots(new)?;
+    }
+    if let Some(new) = &edit.cleartext {
+        after.destination.cleartext = cleartext(new)?;
+    }
+    match edit.state.as_deref() {
+        None => {}
+        Some("enabled") => after.state = KeyState::Enabled,
+        Some("disabled") => after.state = KeyState::Disabled,
+        Some(_) => return Err(Problem::invalid("state", "it is enabled or disabled")),
+    }
+    match edit.expires_at.as_deref() {
+        None => {}
+        Some("") => after.expires_at = None,
+        Some(at) => after.expires_at = Some(time("expiresAt", at)?),
+    }
+    after.updated_at = admin.clock.now();
+    let mut batch = admin.store.batch(caller.org());
+    if after.destination != before.destination {
+        let wanted = Find::all().with("key_id", before.id);
+        for version in admin.store.find::<SealedVersion>(caller.org(), wanted).await? {
+            let again = admin.vault.reseal(&before, &version, &after).map_err(|why| {
+                tracing::error!(key.id = %before.id, error = %why, "a key can't be sealed anew");
+                Problem::conflict(why.to_string())
+            })?;
+            batch = batch.update(&version, &again);
+        }
+    }
+    let detail = format!("{} state={} hosts={}", after.name, View::of(&after, &HashMap::new()).state, listed(&after.destination.hosts));
+    let what = Action { action: "key_edit", subject: &before.id.to_string(), detail: &detail };
+    admin.commit(&caller, what, batch.update(&before, &after)).await?;
+    Ok(Json(View::of(&after, &admin.project_names(caller.org()).await?)))
+}
+
+fn listed(hosts: &[HostPattern]) -> String {
+    hosts.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+}
+
+/// Delete a key, its versions and its tokens
+#[utoipa::path(delete, path = "/api/v1/api-keys/{id}", tag = "keys", params(("id" = String, Path, description = "id or name")),
+    responses((status = 204), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn delete(
+    Shared(admin): Shared<State>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result<StatusCode, Problem> {
+    let key = find(&admin, caller.org(), &id).await?;
+    let what = Action { action: "key_delete", subject: &key.id.to_string(), detail: key.name.as_str() };
+    admin.commit(&caller, what, admin.store.batch(caller.org()).delete(&key)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Give a key a new value; tokens and sessions stay
+#[utoipa::path(post, path = "/api/v1/api-keys/{id}/rotate", tag = "keys",
+    params(("id" = String, Path, description = "id or name")), request_body = Rotation,
+    responses((status = 200, body = View), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn rotate(
+    Shared(admin): Shared<State>,
+    caller: Caller,
+    Path(id): Path<String>,
+    Body(rotation): Body<Rotation>,
+) -> Result<Json<View>, Problem> {
+    let before = find(&admin, caller.org(), &id).await?;
+    let after = Key { version: before.version.saturating_add(1), updated_at: admin.clock.now(), ..before.clone() };
+    let sealed = admin.vault.seal(&after, after.version, &rotation.value.take());
+    let sealed = sealed.map_err(|why| Problem::invalid("value", why))?;
+    let detail = format!("{} version {}", after.name, after.version);
+    let what = Action { action: "key_rotate", subject: &before.id.to_string(), detail: &detail };
+    admin.commit(&caller, what, admin.store.batch(caller.org()).insert(&sealed).update(&before, &after)).await?;
+    Ok(Json(View::of(&after, &admin.project_names(caller.org()).await?)))
+}

@@ -1,0 +1,145 @@
+//! The admin API's listeners: on the network, in clear or behind TLS, and on a socket of the data
+//! directory's own user.
+
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::Request;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt as _;
+
+use super::Peer;
+
+/// From accept, or the end of the last request, to the end of a request's head; and the TLS
+/// handshake.
+const HEAD: Duration = Duration::from_secs(10);
+/// How long after a failed `accept` the next try comes.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Serves the API on the network until `stop`, then waits for what runs until `hard`.
+pub async fn network(
+    listener: TcpListener,
+    tls: Option<Arc<rustls::ServerConfig>>,
+    router: Router,
+    connections: usize,
+    stop: CancellationToken,
+) {
+    let (permits, tasks) = (Arc::new(Semaphore::new(connections)), TaskTracker::new());
+    let tls = tls.map(TlsAcceptor::from);
+    loop {
+        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { break };
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stop.cancelled() => break,
+        };
+        let (stream, from) = match accepted {
+            Ok(accepted) => accepted,
+            Err(why) => {
+                tracing::warn!(error = %why, "an admin connection can't be accepted");
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+        };
+        let _ = stream.set_nodelay(true);
+        let (router, tls, stop) = (router.clone(), tls.clone(), stop.clone());
+        tasks.spawn(async move {
+            let _permit = permit;
+            let peer = Peer::Network(from);
+            match tls {
+                None => connection(stream, peer, router, stop).await,
+                Some(tls) => {
+                    if let Ok(Ok(stream)) = timeout(HEAD, tls.accept(stream)).await {
+                        connection(stream, peer, router, stop).await;
+                    }
+                }
+            }
+        });
+    }
+    tasks.close();
+    tasks.wait().await;
+}
+
+/// Serves the API on a socket of mode 0600 until `stop`. One that a dead process left is replaced.
+///
+/// # Errors
+/// The socket can't be made.
+pub fn bind_socket(path: &Path) -> std::io::Result<UnixListener> {
+    match std::fs::remove_file(path) {
+        Err(why) if why.kind() != std::io::ErrorKind::NotFound => return Err(why),
+        _ => {}
+    }
+    // The directory is 0700, so nobody can connect before the mode is set.
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Serves the API to the data directory's own user until `stop`.
+pub async fn socket(listener: UnixListener, router: Router, connections: usize, stop: CancellationToken) {
+    let (permits, tasks) = (Arc::new(Semaphore::new(connections)), TaskTracker::new());
+    let own = rustix::process::geteuid().as_raw();
+    loop {
+        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { break };
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stop.cancelled() => break,
+        };
+        let Ok((stream, _)) = accepted else {
+            tokio::time::sleep(PAUSE).await;
+            continue;
+        };
+        // Whoever got past the directory's mode is still asked who they are.
+        let user = stream.peer_cred().map(|c| c.uid());
+        if !matches!(user, Ok(uid) if uid == own || uid == 0) {
+            tracing::warn!("somebody else's connection to admin.sock was refused");
+            continue;
+        }
+        let (router, stop) = (router.clone(), stop.clone());
+        tasks.spawn(async move {
+            let _permit = permit;
+            connection(stream, Peer::Local, router, stop).await;
+        });
+    }
+    tasks.close();
+    tasks.wait().await;
+}
+
+async fn connection<S>(stream: S, peer: Peer, router: Router, stop: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = router.map_request(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(peer);
+        request.map(axum::body::Body::new)
+    });
+    let mut server = hyper::server::conn::http1::Builder::new();
+    server.timer(TokioTimer::new()).header_read_timeout(HEAD).max_headers(64).max_buf_size(64 * 1024);
+    let served = server.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+    let mut served = std::pin::pin!(served);
+    tokio::select! {
+        _ = served.as_mut() => {}
+        () = stop.cancelled() => {
+            served.as_mut().graceful_shutdown();
+            let _ = timeout(HEAD, served).await;
+        }
+    }
+}
+
+/// Where a listener is, for people.
+#[must_use]
+pub fn url(address: SocketAddr, tls: bool) -> String {
+    format!("{}://{address}", if tls { "https" } else { "http" })
+}

@@ -1,0 +1,176 @@
+//! The node itself: health, metrics, status, providers, policies.
+
+use axum::Json;
+use axum::extract::State as Shared;
+use axum::http::{HeaderName, StatusCode, header};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::auth::Caller;
+use super::body::{Body, environment, name};
+use super::{Problem, State};
+use crate::model::{ExchangeId, KeyId, SessionId, Slot};
+use crate::policy::{self, Facts};
+
+/// A service that sallyport knows.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Provider)]
+pub(super) struct ProviderView {
+    name: String,
+    title: String,
+    hosts: Vec<String>,
+    slots: Vec<String>,
+    /// The environment variables in which people keep its key.
+    variables: Vec<String>,
+    /// Where its gateway route, `/NAME`, leads.
+    base: String,
+}
+
+/// Every service that sallyport knows.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ProviderList)]
+pub(super) struct Providers {
+    items: Vec<ProviderView>,
+}
+
+/// List providers
+#[utoipa::path(get, path = "/api/v1/providers", tag = "providers", responses((status = 200, body = Providers), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn providers(Shared(admin): Shared<State>) -> Json<Providers> {
+    let view = |p: &crate::providers::Provider| {
+        let destination = p.destination();
+        ProviderView {
+            name: p.name.to_string(),
+            title: p.title.clone(),
+            hosts: destination.hosts.iter().map(ToString::to_string).collect(),
+            slots: destination.slots.iter().map(ToString::to_string).collect(),
+            variables: p.env.clone(),
+            base: p.base.clone(),
+        }
+    };
+    Json(Providers { items: admin.providers.iter().map(view).collect() })
+}
+
+/// A request to be decided on without being sent.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = Question)]
+pub(super) struct Question {
+    /// Such as `POST https://api.stripe.com/v1/charges`.
+    request: String,
+    /// The key's name.
+    key: String,
+    /// The tool's name.
+    tool: Option<String>,
+    /// The project's name; `default` if absent.
+    project: Option<String>,
+    /// `development` if absent.
+    #[schema(pattern = "^(development|staging|production)$")]
+    environment: Option<String>,
+}
+
+/// Ask which rule decides a request, and why
+#[utoipa::path(post, path = "/api/v1/policy/explain", tag = "policy", request_body = Question,
+    responses((status = 200, body = Object), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn explain(
+    Shared(admin): Shared<State>,
+    caller: Caller,
+    Body(question): Body<Question>,
+) -> Result<Json<serde_json::Value>, Problem> {
+    let parsed = policy::parse_request(&question.request);
+    let (method, scheme, authority, path) =
+        parsed.ok_or_else(|| Problem::invalid("request", "write it as \"METHOD https://host/path\""))?;
+    let tool = question.tool.as_deref().map(|t| name("tool", t)).transpose()?;
+    let explanation = admin.policies.current().explain(&Facts {
+        exchange: ExchangeId::generate(),
+        session: SessionId::generate(),
+        org: caller.org(),
+        project: &name("project", question.project.as_deref().unwrap_or("default"))?,
+        environment: environment(question.environment.as_deref())?,
+        tool: tool.as_ref(),
+        key: KeyId::generate(),
+        key_name: &name("key", &question.key)?,
+        key_version: 1,
+        scheme,
+        authority: &authority,
+        method: &method,
+        path: &path,
+        slot: &Slot::Bearer,
+    });
+    serde_json::to_value(explanation).map(Json).map_err(|_| Problem::internal())
+}
+
+/// How the node stands.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Status)]
+pub(super) struct Status {
+    version: &'static str,
+    /// Whether a node runs in the process that answers.
+    serving: bool,
+    /// Why it can't serve at the moment, if it can't.
+    unready: Option<String>,
+    /// Where the store is, without credentials.
+    store: String,
+    /// Digest of the policies in force.
+    policies: String,
+    /// Where the audit chains are.
+    audit: String,
+}
+
+/// Show how the node stands
+#[utoipa::path(get, path = "/api/v1/status", tag = "system", responses((status = 200, body = Status), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn status(Shared(admin): Shared<State>) -> Json<Status> {
+    Json(Status {
+        version: env!("CARGO_PKG_VERSION"),
+        serving: admin.node.is_some(),
+        unready: admin.node.as_ref().and_then(|node| (node.unready)()),
+        store: admin.store.place().to_owned(),
+        policies: hex::encode(admin.policies.current().digest()),
+        audit: admin.audit_dir.display().to_string(),
+    })
+}
+
+/// Take over changed policies and settings
+///
+/// The same as SIGHUP. If anything is wrong, the old ones stay in force.
+#[utoipa::path(post, path = "/api/v1/reload", tag = "system",
+    responses((status = 200, body = Status), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn reload(Shared(admin): Shared<State>, caller: Caller) -> Result<Json<Status>, Problem> {
+    let Some(node) = &admin.node else {
+        return Err(Problem::conflict("no node runs here; what starts reads the files as they are"));
+    };
+    admin.audit.admin(caller.name(), "reload", "node", "")?;
+    (node.reload)().map_err(|problems| Problem::conflict(problems.join("; ")))?;
+    Ok(status(Shared(admin)).await)
+}
+
+/// Whether the process lives
+#[utoipa::path(get, path = "/healthz", tag = "system", security(()), responses((status = 200, body = String, content_type = "text/plain")))]
+pub(super) async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+/// Whether the node can use keys
+#[utoipa::path(get, path = "/readyz", tag = "system", security(()),
+    responses((status = 200, body = String, content_type = "text/plain"), (status = 503, body = String, content_type = "text/plain")))]
+pub(super) async fn readyz(Shared(admin): Shared<State>) -> (StatusCode, String) {
+    match admin.node.as_ref().and_then(|node| (node.unready)()) {
+        None => (StatusCode::OK, "ready\n".to_owned()),
+        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
+    }
+}
+
+/// Metrics in the text format of Prometheus
+#[utoipa::path(get, path = "/metrics", tag = "system",
+    responses((status = 200, body = String, content_type = "text/plain"), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn metrics(Shared(admin): Shared<State>) -> ([(HeaderName, &'static str); 1], String) {
+    let text = match &admin.node {
+        Some(node) => (node.metrics)(),
+        None => admin.metrics.text(),
+    };
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
+}
+
+pub(super) async fn description(text: String) -> ([(HeaderName, &'static str); 1], String) {
+    ([(header::CONTENT_TYPE, "application/json")], text)
+}
