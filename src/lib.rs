@@ -19,6 +19,7 @@ pub mod admin;
 pub mod app;
 pub mod audit;
 pub mod cli;
+pub mod config;
 pub mod demo;
 pub mod model;
 pub mod policy;

@@ -6,4 +6,4 @@ pub mod live;
 mod node;
 
 pub use home::{Home, KekChoice};
-pub use node::{Node, NodeSettings, Started, default_project};
+pub use node::{Node, NodeSettings, Started, default_project, parse_base};

@@ -37,14 +37,17 @@ const TICK: Duration = Duration::from_millis(100);
 const LEAVES: usize = 10_000;
 
 /// What a node listens on and reaches.
+#[derive(Debug, Clone)]
 pub struct NodeSettings {
     /// The forward listener; port 0 takes a free one.
     pub forward: Option<SocketAddr>,
+    /// The forward listener behind TLS, for proxy URLs that begin with `https://`.
+    pub forward_tls: Option<SocketAddr>,
     /// The gateway listener in clear.
     pub gateway: Option<SocketAddr>,
     /// The gateway listener behind TLS.
     pub gateway_tls: Option<SocketAddr>,
-    /// How many cores, at least one.
+    /// How many cores; 0 takes one for each processor. Default: 1.
     pub cores: usize,
     /// The data path.
     pub proxy: Settings,
@@ -64,6 +67,7 @@ impl Default for NodeSettings {
     fn default() -> Self {
         Self {
             forward: Some(SocketAddr::from(([127, 0, 0, 1], 0))),
+            forward_tls: None,
             gateway: None,
             gateway_tls: None,
             cores: 1,
@@ -81,6 +85,8 @@ impl Default for NodeSettings {
 pub struct Node {
     /// Where the forward listener is.
     pub forward: Option<SocketAddr>,
+    /// Where the forward listener behind TLS is.
+    pub forward_tls: Option<SocketAddr>,
     /// Where the gateway listener is.
     pub gateway: Option<SocketAddr>,
     /// Where the gateway listener behind TLS is.
@@ -112,6 +118,7 @@ impl Node {
         let mut listeners = Vec::new();
         for (at, kind) in [
             (settings.forward, Kind::Forward),
+            (settings.forward_tls, Kind::ForwardTls),
             (settings.gateway, Kind::Gateway),
             (settings.gateway_tls, Kind::GatewayTls),
         ] {
@@ -155,7 +162,11 @@ impl Node {
         live.load().await?;
         let hard = CancellationToken::new();
         let mut workers = Vec::new();
-        for core in 0..settings.cores.max(1) {
+        let cores = match settings.cores {
+            0 => std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get),
+            cores => cores,
+        };
+        for core in 0..cores {
             let (shared, upstream, roots) = (Arc::clone(&shared), settings.upstream.clone(), Arc::clone(&roots));
             let (dir, keys, clock) = (home.audit_dir(), home.audit_keys(), Arc::clone(&clock));
             let make = move |load| {
@@ -171,7 +182,8 @@ impl Node {
         let workers = Arc::new(workers);
         let (stop, permits) = (CancellationToken::new(), Arc::new(Semaphore::new(connections)));
         let at = |wanted| listeners.iter().find(|(_, kind)| *kind == wanted).and_then(|(l, _)| l.local_addr().ok());
-        let (forward, gateway, gateway_tls) = (at(Kind::Forward), at(Kind::Gateway), at(Kind::GatewayTls));
+        let (forward, forward_tls) = (at(Kind::Forward), at(Kind::ForwardTls));
+        let (gateway, gateway_tls) = (at(Kind::Gateway), at(Kind::GatewayTls));
         let accepting = listeners
             .into_iter()
             .map(|(listener, kind)| {
@@ -183,6 +195,7 @@ impl Node {
         let following = tokio::spawn(live.follow(feed, reached_to, hard.clone()));
         Ok(Self {
             forward,
+            forward_tls,
             gateway,
             gateway_tls,
             shared,
@@ -426,7 +439,9 @@ fn routes(wanted: &HashMap<String, String>) -> anyhow::Result<HashMap<String, Ro
     Ok(routes)
 }
 
-fn parse_base(base: &str) -> Option<Route> {
+/// Reads the base URL of a gateway route.
+#[must_use]
+pub fn parse_base(base: &str) -> Option<Route> {
     let (scheme, rest) = match (base.strip_prefix("https://"), base.strip_prefix("http://")) {
         (Some(rest), _) => (Scheme::Https, rest),
         (_, Some(rest)) => (Scheme::Http, rest),

@@ -147,7 +147,8 @@ fn who<B>(core: &Core, tunnel: &Tunnel, request: &Request<B>) -> Result<Option<A
             None => Ok(Some(Arc::clone(session))),
         },
         (None, Mode::Forward, None) => {
-            authenticate(core, request.headers().get(PROXY_AUTHORIZATION).map(HeaderValue::as_bytes))
+            let credentials = request.headers().get(PROXY_AUTHORIZATION).map(HeaderValue::as_bytes);
+            authenticate(core, credentials, tunnel.required)
         }
         _ => Ok(None),
     }

@@ -67,6 +67,18 @@ pub async fn tls<S: AsyncRead + AsyncWrite + Unpin + 'static>(core: Rc<Core>, mu
     }
 }
 
+/// Ends TLS on a listener of our own that speaks a protocol of its own inside, under whatever name
+/// the agent knows it by.
+pub async fn own_tls<S>(core: &Core, stream: S, local: std::net::IpAddr) -> Option<tokio_rustls::server::TlsStream<S>>
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await.ok()?;
+    let named = start.client_hello().server_name().map(Host::parse);
+    let host = named.and_then(Result::ok).unwrap_or(Host::Ip(local));
+    start.into_stream(core.shared.leaves.get_http1(&host).ok()?).await.ok()
+}
+
 /// Serves HTTP/1.1 on the stream until either side is done.
 pub async fn serve_http1<S: AsyncRead + AsyncWrite + Unpin + 'static>(core: Rc<Core>, stream: S, tunnel: Rc<Tunnel>) {
     let settings = &core.shared.settings;

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::core::{Connected, Core};
-use super::tunnel::{self, Tunnel};
+use super::tunnel::{self, Credentials, Tunnel};
 use super::{Mode, intercept};
 use crate::model::{Authority, Host, Scheme};
 
@@ -27,6 +27,8 @@ use crate::model::{Authority, Host, Scheme};
 pub enum Kind {
     /// CONNECT and absolute form.
     Forward,
+    /// The same behind TLS with a leaf of our own CA; proxy credentials are always required.
+    ForwardTls,
     /// Gateway routes in clear.
     Gateway,
     /// Gateway routes behind TLS with a leaf of our own CA.
@@ -139,9 +141,17 @@ async fn connection(core: Rc<Core>, arrival: Arrival) {
     let _counted = core.shared.metrics.agent_connection();
     let Ok(stream) = TcpStream::from_std(stream) else { return };
     let _ = stream.set_nodelay(true);
-    let gateway = |target| Tunnel { mode: Mode::Gateway, target, session: None, peer: Some(peer), wrong_name: false };
+    let gateway = |target| Tunnel { mode: Mode::Gateway, target, session: None, peer: Some(peer), wrong_name: false, required: false };
     match kind {
-        Kind::Forward => tunnel::serve(core, stream, peer).await,
+        Kind::Forward => tunnel::serve(core, stream, peer, Credentials::AsSet).await,
+        Kind::ForwardTls => {
+            let Ok(local) = stream.local_addr() else { return };
+            let limit = core.shared.settings.deadlines.tls;
+            let accepted = tokio::time::timeout(limit, intercept::own_tls(&core, stream, local.ip())).await;
+            if let Ok(Some(stream)) = accepted {
+                tunnel::serve(core, stream, peer, Credentials::Required).await;
+            }
+        }
         Kind::Gateway => intercept::serve_http1(core, stream, Rc::new(gateway(None))).await,
         Kind::GatewayTls => {
             // The leaf is for the address that the agent reached; a name in its hello wins.

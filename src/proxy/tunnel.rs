@@ -12,8 +12,7 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, timeout_at};
 
 use super::core::Core;
@@ -36,10 +35,25 @@ pub struct Tunnel {
     pub peer: Option<SocketAddr>,
     /// The name in the TLS hello disagreed with CONNECT: every request is refused.
     pub wrong_name: bool,
+    /// Whether proxy credentials are required.
+    pub required: bool,
 }
 
-/// Serves a connection on the forward listener.
-pub async fn serve(core: Rc<Core>, mut stream: TcpStream, peer: SocketAddr) {
+/// Whether an agent has to show a session's proxy credentials.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Credentials {
+    /// As `proxy.require_auth` says.
+    AsSet,
+    /// Always: the listener may be reached from other machines.
+    Required,
+}
+
+/// Serves a connection on a forward listener.
+pub async fn serve<S>(core: Rc<Core>, mut stream: S, peer: SocketAddr, credentials: Credentials)
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let required = credentials == Credentials::Required || core.shared.settings.require_auth;
     let limits = core.shared.settings.limits.clone();
     let mut buffer = BytesMut::with_capacity(1024);
     for _ in 0..limits.auth_tries.max(1) {
@@ -58,17 +72,17 @@ pub async fn serve(core: Rc<Core>, mut stream: TcpStream, peer: SocketAddr) {
         };
         let Some(connect) = head else {
             let tunnel =
-                Tunnel { mode: Mode::Forward, target: None, session: None, peer: Some(peer), wrong_name: false };
+                Tunnel { mode: Mode::Forward, target: None, session: None, peer: Some(peer), wrong_name: false, required };
             return intercept::serve_http1(core, Prefixed::new(buffer.freeze(), stream), Rc::new(tunnel)).await;
         };
         let rest = buffer.split_off(connect.len);
-        match open(&core, &connect) {
+        match open(&core, &connect, required) {
             Ok((authority, session)) => {
                 if stream.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").await.is_err() {
                     return;
                 }
                 let target = Some((Scheme::Https, authority));
-                let tunnel = Tunnel { mode: Mode::Forward, target, session, peer: Some(peer), wrong_name: false };
+                let tunnel = Tunnel { mode: Mode::Forward, target, session, peer: Some(peer), wrong_name: false, required };
                 return intercept::tls(core, Prefixed::new(rest.freeze(), stream), tunnel).await;
             }
             Err(rejection) => {
@@ -98,7 +112,7 @@ enum HeadError {
 }
 
 /// Reads up to the end of the first head. `None` is anything but CONNECT; it stays in the buffer.
-async fn read_head(stream: &mut TcpStream, buffer: &mut BytesMut, max: usize) -> Result<Option<Connect>, HeadError> {
+async fn read_head<S: AsyncRead + Unpin>(stream: &mut S, buffer: &mut BytesMut, max: usize) -> Result<Option<Connect>, HeadError> {
     loop {
         if !buffer.is_empty() {
             if !b"CONNECT ".starts_with(&buffer[..buffer.len().min(8)]) {
@@ -147,7 +161,7 @@ fn parse_connect(buffer: &[u8]) -> Result<Option<Connect>, HeadError> {
 }
 
 /// Who asks, and for which authority.
-fn open(core: &Core, connect: &Connect) -> Result<(Authority, Option<Arc<LiveSession>>), Rejection> {
+fn open(core: &Core, connect: &Connect, required: bool) -> Result<(Authority, Option<Arc<LiveSession>>), Rejection> {
     let authority = Authority::parse(&connect.authority, 0)
         .map_err(|why| Rejection::new(Code::BadRequest, format!("CONNECT needs HOST:PORT: {why}")))?;
     if authority.port == 0 {
@@ -159,7 +173,7 @@ fn open(core: &Core, connect: &Connect) -> Result<(Authority, Option<Arc<LiveSes
             return Err(Rejection::new(Code::AuthorityMismatch, "CONNECT and its Host header name different hosts"));
         }
     }
-    let session = authenticate(core, connect.credentials.as_deref())?;
+    let session = authenticate(core, connect.credentials.as_deref(), required)?;
     Ok((authority, session))
 }
 
@@ -167,9 +181,13 @@ fn open(core: &Core, connect: &Connect) -> Result<(Authority, Option<Arc<LiveSes
 ///
 /// # Errors
 /// They are missing where they are required, or wrong, or the session is over.
-pub fn authenticate(core: &Core, credentials: Option<&[u8]>) -> Result<Option<Arc<LiveSession>>, Rejection> {
+pub fn authenticate(
+    core: &Core,
+    credentials: Option<&[u8]>,
+    required: bool,
+) -> Result<Option<Arc<LiveSession>>, Rejection> {
     let Some(credentials) = credentials else {
-        return match core.shared.settings.require_auth {
+        return match required {
             true => Err(Rejection::new(Code::ProxyAuthRequired, "the request has no proxy credentials")),
             false => Ok(None),
         };
@@ -196,7 +214,7 @@ enum Then {
 }
 
 /// Answers on the bare connection, before HTTP is served on it.
-async fn refuse(core: &Core, stream: &mut TcpStream, rejection: &Rejection, then: Then) {
+async fn refuse<S: AsyncWrite + Unpin>(core: &Core, stream: &mut S, rejection: &Rejection, then: Then) {
     let exchange = core.exchange_id();
     core.note_refused(exchange, Mode::Forward, rejection);
     let response = rejection.response(exchange);

@@ -5,12 +5,49 @@ mod node;
 
 pub use metrics::{Connection, Metrics};
 
+use std::sync::OnceLock;
+
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+type SetFilter = Box<dyn Fn(EnvFilter) + Send + Sync>;
+
+/// Changes the filter of the logs that this process started, if it did.
+static SET_FILTER: OnceLock<SetFilter> = OnceLock::new();
 
 /// Starts logging to standard error. `level` is a filter such as `info` or `sallyport=debug`.
 pub fn init_logs(level: &str, json: bool) {
     let filter = EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let (filter, handle) = tracing_subscriber::reload::Layer::new(filter);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
+    let registry = tracing_subscriber::registry().with(filter);
+    // Colours are for terminals; in a file they are noise.
+    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
     // A second start, as in tests, keeps the first.
-    let _ = if json { builder.json().flatten_event(true).try_init() } else { builder.compact().try_init() };
+    let started = match json {
+        true => registry.with(lines.json().flatten_event(true)).try_init(),
+        false => registry.with(lines.compact().with_ansi(colours)).try_init(),
+    };
+    if started.is_ok() {
+        let _ = SET_FILTER.set(Box::new(move |filter| {
+            let _ = handle.reload(filter);
+        }));
+    }
+}
+
+/// Changes the filter of the logs.
+pub fn set_filter(level: &str) {
+    if let (Some(set), Ok(filter)) = (SET_FILTER.get(), EnvFilter::try_new(level)) {
+        set(filter);
+    }
+}
+
+/// Whether a filter can be read.
+///
+/// # Errors
+/// It can't.
+pub fn check_filter(level: &str) -> Result<(), String> {
+    let how = "it is error, warn, info, debug, trace, off, or a filter such as sallyport::proxy=debug";
+    EnvFilter::try_new(level).map(|_| ()).map_err(|_| how.to_owned())
 }

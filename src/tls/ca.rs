@@ -192,6 +192,16 @@ impl LeafCache {
         self.len() == 0
     }
 
+    /// The same for a listener that speaks HTTP/1.1 only.
+    ///
+    /// # Errors
+    /// As for [`LeafCache::get`].
+    pub fn get_http1(&self, host: &Host) -> Result<Arc<ServerConfig>, Error> {
+        let mut config = ServerConfig::clone(&*self.get(host)?);
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Arc::new(config))
+    }
+
     /// The server configuration with a leaf for this host.
     ///
     /// # Errors

@@ -1,0 +1,172 @@
+//! The table of settings.
+
+use serde_yaml::Value;
+
+use super::Config;
+use super::value::{Bytes, Read, list, map, unless_off};
+use crate::model::Authority;
+use crate::proxy::settings::Unbound;
+
+/// One setting.
+pub struct Setting {
+    /// Its path in the file.
+    pub path: &'static str,
+    /// Whether SIGHUP takes it over.
+    pub reload: bool,
+    pub(super) take: fn(&mut Config, &Value) -> Result<(), String>,
+    pub(super) show: fn(&Config) -> String,
+}
+
+impl Setting {
+    /// Its environment variable.
+    #[must_use]
+    pub fn variable(&self) -> String {
+        format!("SALLYPORT_{}", self.path.to_ascii_uppercase().replace('.', "_"))
+    }
+}
+
+/// A setting whose field reads itself.
+macro_rules! plain {
+    ($path:literal, $($field:ident).+) => {
+        Setting {
+            path: $path,
+            reload: false,
+            take: |config, value| {
+                config.$($field).+ = Read::read(value)?;
+                Ok(())
+            },
+            show: |config| format!("{:?}", config.$($field).+),
+        }
+    };
+}
+
+/// A setting that can be `off`.
+macro_rules! maybe {
+    ($path:literal, $($field:ident).+) => {
+        Setting {
+            path: $path,
+            reload: false,
+            take: |config, value| {
+                config.$($field).+ = unless_off(value)?;
+                Ok(())
+            },
+            show: |config| format!("{:?}", config.$($field).+),
+        }
+    };
+}
+
+/// A size.
+macro_rules! size {
+    ($path:literal, $($field:ident).+) => {
+        Setting {
+            path: $path,
+            reload: false,
+            take: |config, value| {
+                let Bytes(bytes) = Bytes::read(value)?;
+                config.$($field).+ = bytes.try_into().map_err(|_| "it is too large for this machine")?;
+                Ok(())
+            },
+            show: |config| format!("{:?}", config.$($field).+),
+        }
+    };
+}
+
+/// A setting that is read in a way of its own.
+macro_rules! own {
+    ($path:literal, $($field:ident).+, $read:expr) => {
+        Setting {
+            path: $path,
+            reload: false,
+            take: |config, value| {
+                config.$($field).+ = $read(value)?;
+                Ok(())
+            },
+            show: |config| format!("{:?}", config.$($field).+),
+        }
+    };
+}
+
+/// Every setting, in the order of the default file.
+pub const SETTINGS: &[Setting] = &[
+    maybe!("listen.proxy", node.forward),
+    maybe!("listen.proxy_tls", node.forward_tls),
+    maybe!("listen.gateway", node.gateway),
+    maybe!("listen.gateway_tls", node.gateway_tls),
+    maybe!("listen.admin", admin_listen),
+    plain!("store.url", store.url),
+    maybe!("store.owner_url", store.owner_url),
+    maybe!("store.feed_url", store.feed_url),
+    plain!("store.connections", store.connections),
+    plain!("store.timeout", store.timeout),
+    plain!("store.poll", store.poll),
+    plain!("store.keep_changes", store.keep_changes),
+    plain!("store.max_staleness", node.max_staleness),
+    own!("upstream.extra_ca", node.extra_ca, |v| list(v, |t| Ok(t.into()))),
+    own!("upstream.resolve", node.upstream.resolve, |v| map(v, |authority, address| {
+        let authority = Authority::parse(authority, 443).map_err(|why| why.to_string())?;
+        Ok((authority, address.parse().map_err(|_| format!("{address} is no ADDRESS:PORT"))?))
+    })),
+    own!("upstream.allow_private", node.upstream.allow_private, |v| {
+        list(v, |net| net.parse().map_err(|_| format!("{net} is no network such as 10.0.0.0/8")))
+    }),
+    plain!("upstream.deadlines.resolve", node.upstream.deadlines.resolve),
+    plain!("upstream.deadlines.connect", node.upstream.deadlines.connect),
+    plain!("upstream.deadlines.tls", node.upstream.deadlines.tls),
+    plain!("upstream.deadlines.headers", node.upstream.deadlines.headers),
+    plain!("upstream.deadlines.idle_body", node.upstream.deadlines.idle_body),
+    plain!("upstream.pool.max_idle", node.upstream.pool.max_idle),
+    plain!("upstream.pool.idle", node.upstream.pool.idle),
+    plain!("upstream.pool.lifetime", node.upstream.pool.lifetime),
+    own!("gateway.routes", node.routes, |v| map(v, |name, base| {
+        let fits = name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
+        if name.is_empty() || !fits {
+            return Err(format!("{name:?} is no path segment of letters, digits, '-', '_' and '.'"));
+        }
+        crate::app::parse_base(base).ok_or_else(|| format!("{name}: its base URL isn't one such as https://api.example.com/v1"))?;
+        Ok((name.to_owned(), base.to_owned()))
+    })),
+    plain!("proxy.require_auth", node.proxy.require_auth),
+    own!("proxy.unbound", node.proxy.unbound, |v: &Value| match v.as_str() {
+        Some("forward") => Ok(Unbound::Forward),
+        Some("deny") => Ok(Unbound::Deny),
+        _ => Err("it is forward or deny".to_owned()),
+    }),
+    plain!("proxy.cores", node.cores),
+    size!("proxy.limits.head", node.proxy.limits.head_bytes),
+    plain!("proxy.limits.headers", node.proxy.limits.headers),
+    plain!("proxy.limits.connections", node.proxy.limits.connections),
+    plain!("proxy.limits.streams", node.proxy.limits.streams),
+    plain!("proxy.limits.auth_tries", node.proxy.limits.auth_tries),
+    plain!("proxy.deadlines.head", node.proxy.deadlines.head),
+    plain!("proxy.deadlines.tls", node.proxy.deadlines.tls),
+    plain!("proxy.deadlines.idle_body", node.proxy.deadlines.idle_body),
+    plain!("admin.tls", admin_tls),
+    maybe!("admin.certificate", admin_certificate),
+    maybe!("admin.key", admin_key),
+    plain!("admin.deadline", admin.deadline),
+    size!("admin.limits.body", admin.body_bytes),
+    plain!("admin.limits.requests_per_second", admin.requests_per_second),
+    plain!("admin.limits.failures_per_minute", admin.failures_per_minute),
+    plain!("admin.limits.connections", admin.connections),
+    size!("audit.segment", node.audit.segment_bytes),
+    plain!("audit.chains", node.audit.chains),
+    plain!("audit.checkpoint_every", node.audit.checkpoint_every),
+    plain!("audit.sync", node.audit.sync),
+    Setting {
+        path: "telemetry.log",
+        reload: true,
+        take: |config, value| {
+            let filter = String::read(value)?;
+            crate::telemetry::check_filter(&filter)?;
+            config.log = filter;
+            Ok(())
+        },
+        show: |config| config.log.clone(),
+    },
+    own!("telemetry.format", log_json, |v: &Value| match v.as_str() {
+        Some("text") => Ok(false),
+        Some("json") => Ok(true),
+        _ => Err("it is text or json".to_owned()),
+    }),
+    plain!("shutdown.drain", drain),
+];
