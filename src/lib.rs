@@ -27,6 +27,7 @@ pub mod providers;
 pub mod proxy;
 pub mod run;
 pub mod session;
+pub mod shutdown;
 pub mod store;
 pub mod telemetry;
 pub mod tls;

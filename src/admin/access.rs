@@ -166,7 +166,7 @@ pub(super) async fn request(
         request.decided_by = "policy".to_owned();
         request.decided_at = Some(now);
         request.session = Some(made.session.id);
-        batch = made.into_batch(batch);
+        batch = made.added_to(batch);
         fresh = Some(made);
     }
     let view = View::from(&request);

@@ -66,10 +66,7 @@ struct Trouble {
 /// Read audit records
 #[utoipa::path(get, path = "/api/v1/audit", tag = "audit", params(Which),
     responses((status = 200, body = Records), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
-pub(super) async fn query(
-    Shared(admin): Shared<State>,
-    Query(which): Query<Which>,
-) -> Result<Json<Records>, Problem> {
+pub(super) async fn query(Shared(admin): Shared<State>, Query(which): Query<Which>) -> Result<Json<Records>, Problem> {
     let filter = audit::Filter {
         kind: which.kind,
         session: which.session,
@@ -79,7 +76,8 @@ pub(super) async fn query(
         limit: limit(which.limit)? as usize,
     };
     let dir = admin.audit_dir.clone();
-    let items = tokio::task::spawn_blocking(move || audit::query(&dir, &filter)).await.map_err(|_| Problem::internal())??;
+    let items =
+        tokio::task::spawn_blocking(move || audit::query(&dir, &filter)).await.map_err(|_| Problem::internal())??;
     Ok(Json(Records { items }))
 }
 
@@ -92,7 +90,7 @@ pub(super) async fn verify(Shared(admin): Shared<State>) -> Result<Json<Report>,
     let troubles: Vec<_> = found
         .troubles
         .iter()
-        .map(|t| Trouble { file: t.file.display().to_string(), line: t.line as u64, seq: t.seq, why: t.why.to_string() })
+        .map(|t| Trouble { file: t.file.display().to_string(), line: t.line, seq: t.seq, why: t.why.to_string() })
         .collect();
     Ok(Json(Report {
         chains: found.chains,

@@ -153,7 +153,9 @@ fn may(role: Role, method: &Method, path: &str) -> bool {
         Role::User => {
             looks
                 || (method == Method::POST
-                    && (path == "/api/v1/mcp/access-requests" || path.ends_with("/proxy-token") || path == "/api/v1/policy/explain"))
+                    && (path == "/api/v1/mcp/access-requests"
+                        || path.ends_with("/proxy-token")
+                        || path == "/api/v1/policy/explain"))
         }
         Role::Viewer => looks,
     }

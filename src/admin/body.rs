@@ -105,7 +105,9 @@ pub(super) fn name(field: &str, text: &str) -> Result<Name, Problem> {
 
 /// An environment; development if none is given.
 pub(super) fn environment(text: Option<&str>) -> Result<Environment, Problem> {
-    text.map_or(Ok(Environment::default()), |text| text.parse().map_err(|why: String| Problem::invalid("environment", why)))
+    text.map_or(Ok(Environment::default()), |text| {
+        text.parse().map_err(|why: String| Problem::invalid("environment", why))
+    })
 }
 
 /// The longest free text, in characters.

@@ -196,7 +196,11 @@ fn cleartext(text: &str) -> Result<Cleartext, Problem> {
 
 fn prefix(text: &str) -> Result<String, Problem> {
     let fits = text.len() <= 64 && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
-    if fits { Ok(text.to_owned()) } else { Err(Problem::invalid("tokenPrefix", "use at most 64 of A-Z, a-z, 0-9, '-', '_' and '.'")) }
+    if fits {
+        Ok(text.to_owned())
+    } else {
+        Err(Problem::invalid("tokenPrefix", "use at most 64 of A-Z, a-z, 0-9, '-', '_' and '.'"))
+    }
 }
 
 /// The provider's name, destination and token shape, with what the request puts in their place.
@@ -351,7 +355,12 @@ pub(super) async fn edit(
             batch = batch.update(&version, &again);
         }
     }
-    let detail = format!("{} state={} hosts={}", after.name, View::of(&after, &HashMap::new()).state, listed(&after.destination.hosts));
+    let detail = format!(
+        "{} state={} hosts={}",
+        after.name,
+        View::of(&after, &HashMap::new()).state,
+        listed(&after.destination.hosts)
+    );
     let what = Action { action: "key_edit", subject: &before.id.to_string(), detail: &detail };
     admin.commit(&caller, what, batch.update(&before, &after)).await?;
     Ok(Json(View::of(&after, &admin.project_names(caller.org()).await?)))

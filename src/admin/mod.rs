@@ -84,6 +84,9 @@ pub struct NodeView {
     pub metrics: Box<dyn Fn() -> String + Send + Sync>,
 }
 
+/// Opens the audit chain of the admin side, or returns the one that is open.
+pub type OpenAudit = Box<dyn Fn() -> Result<SharedWriter, crate::audit::Error> + Send + Sync>;
+
 /// What the admin API works on.
 pub struct Admin {
     /// The store.
@@ -92,8 +95,8 @@ pub struct Admin {
     pub vault: Arc<Vault>,
     /// The policies in force.
     pub policies: Arc<Library>,
-    /// Where changes are recorded.
-    pub audit: SharedWriter,
+    /// Where changes are recorded; opened when the first one is.
+    pub audit: OpenAudit,
     /// Where the audit chains are.
     pub audit_dir: PathBuf,
     /// The keys that verify them.
@@ -184,12 +187,13 @@ impl Admin {
     /// Records what is about to be done, does it, and waits until this node's memory has it.
     async fn commit(&self, caller: &Caller, what: Action<'_>, batch: Batch) -> Result<(), Problem> {
         let Action { action, subject, detail } = what;
-        self.audit.admin(caller.name(), action, subject, detail).map_err(Problem::from)?;
+        let audit = (self.audit)()?;
+        audit.admin(caller.name(), action, subject, detail)?;
         let number = match self.store.commit(batch.at(self.clock.now())).await {
             Ok(number) => number,
             Err(why) => {
                 let failed = format!("{action}_failed");
-                if let Err(why) = self.audit.admin(caller.name(), &failed, subject, detail) {
+                if let Err(why) = audit.admin(caller.name(), &failed, subject, detail) {
                     tracing::error!(error = %why, "the failure can't be recorded");
                 }
                 return Err(why.into());

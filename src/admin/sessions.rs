@@ -172,7 +172,7 @@ impl Fresh {
     }
 
     /// Adds it to a batch.
-    pub fn into_batch(&self, batch: crate::store::Batch) -> crate::store::Batch {
+    pub fn added_to(&self, batch: crate::store::Batch) -> crate::store::Batch {
         self.grants.iter().fold(batch.insert(&self.session), |batch, grant| batch.insert(grant))
     }
 }
@@ -186,7 +186,8 @@ pub(super) async fn prepare(admin: &Admin, wanted: &Wanted<'_>) -> Result<Fresh,
         let key: Option<Key> = admin.store.find(wanted.org, find.with("name", name).limit(1)).await?.pop();
         match key {
             None => {
-                let why = format!("there is no key {name} in this project and environment; `sallyport keys list` shows them");
+                let why =
+                    format!("there is no key {name} in this project and environment; `sallyport keys list` shows them");
                 return Err(Problem::invalid("keys", why));
             }
             Some(key) if key.state == KeyState::Disabled => {
@@ -268,7 +269,7 @@ pub(super) async fn start(
     let fresh = prepare(&admin, &Wanted { org, project, tool, environment, keys: &keys, secs }).await?;
     let detail = format!("keys={} seconds={secs}", keys.iter().map(Name::as_str).collect::<Vec<_>>().join(","));
     let what = Action { action: "session_start", subject: &fresh.session.id.to_string(), detail: &detail };
-    admin.commit(&caller, what, fresh.into_batch(admin.store.batch(org))).await?;
+    admin.commit(&caller, what, fresh.added_to(admin.store.batch(org))).await?;
     Ok((StatusCode::CREATED, Json(fresh.shown(&keys, admin.clock.now()))))
 }
 
@@ -298,8 +299,7 @@ pub(super) async fn revoke(
     if before.standing != Standing::Active {
         return Ok(Json(View::of(&before, now)));
     }
-    let after =
-        Session { standing: Standing::Revoked { at: now, by: caller.name().to_owned() }, ..before.clone() };
+    let after = Session { standing: Standing::Revoked { at: now, by: caller.name().to_owned() }, ..before.clone() };
     let what = Action { action: "session_revoke", subject: &before.id.to_string(), detail: "" };
     admin.commit(&caller, what, admin.store.batch(caller.org()).update(&before, &after)).await?;
     Ok(Json(View::of(&after, now)))

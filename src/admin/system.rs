@@ -139,7 +139,7 @@ pub(super) async fn reload(Shared(admin): Shared<State>, caller: Caller) -> Resu
     let Some(node) = &admin.node else {
         return Err(Problem::conflict("no node runs here; what starts reads the files as they are"));
     };
-    admin.audit.admin(caller.name(), "reload", "node", "")?;
+    (admin.audit)()?.admin(caller.name(), "reload", "node", "")?;
     (node.reload)().map_err(|problems| Problem::conflict(problems.join("; ")))?;
     Ok(status(Shared(admin)).await)
 }

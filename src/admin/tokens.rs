@@ -37,6 +37,18 @@ pub(super) struct View {
 }
 
 impl View {
+    /// The view of a token; a token is no better than its session.
+    async fn within(admin: &Admin, token: &Token) -> Result<Self, Problem> {
+        let now = admin.clock.now();
+        let session: Option<Session> = admin.store.get(token.org, token.session).await?;
+        let mut view = Self::of(token, now);
+        let of_session = session.map(|s| state(&s.standing, s.expires_at, now));
+        if view.state == "active" {
+            view.state = of_session.unwrap_or("revoked");
+        }
+        Ok(view)
+    }
+
     fn of(token: &Token, now: Timestamp) -> Self {
         let (revoked_at, revoked_by) = match &token.standing {
             Standing::Active => (None, None),
@@ -170,8 +182,11 @@ pub(super) async fn list(
     }
     let all: Vec<Token> = admin.store.find(caller.org(), wanted).await?;
     let next = (all.len() == most as usize).then(|| all.last().map(|t| t.id.to_string())).flatten();
-    let now = admin.clock.now();
-    Ok(Json(List { items: all.iter().map(|t| View::of(t, now)).collect(), next }))
+    let mut items = Vec::with_capacity(all.len());
+    for token in &all {
+        items.push(View::within(&admin, token).await?);
+    }
+    Ok(Json(List { items, next }))
 }
 
 async fn find(admin: &Admin, org: OrgId, id: &str) -> Result<Token, Problem> {
@@ -187,7 +202,8 @@ pub(super) async fn show(
     caller: Caller,
     Path(id): Path<String>,
 ) -> Result<Json<View>, Problem> {
-    Ok(Json(View::of(&find(&admin, caller.org(), &id).await?, admin.clock.now())))
+    let token = find(&admin, caller.org(), &id).await?;
+    Ok(Json(View::within(&admin, &token).await?))
 }
 
 /// Revoke a proxy token

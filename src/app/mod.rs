@@ -4,6 +4,7 @@
 mod home;
 pub mod live;
 mod node;
+pub mod server;
 
 pub use home::{Home, KekChoice};
 pub use node::{Node, NodeSettings, Started, default_project, parse_base};

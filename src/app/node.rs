@@ -55,7 +55,7 @@ pub struct NodeSettings {
     pub upstream: upstream::Settings,
     /// Extra roots for upstreams.
     pub extra_ca: Vec<PathBuf>,
-    /// Gateway routes: name and base URL.
+    /// Gateway routes beside those of the providers: name and base URL.
     pub routes: HashMap<String, String>,
     /// How long the store may be out of reach before no key is used. Default: 5 s.
     pub max_staleness: Duration,
@@ -219,9 +219,13 @@ impl Node {
     /// The metrics, as text.
     #[must_use]
     pub fn metrics(&self) -> String {
-        let (tokens, sessions) = self.shared.registry.counts();
-        self.shared.metrics.live(tokens, sessions);
-        self.shared.metrics.text()
+        metrics_text(&self.shared)
+    }
+
+    /// Ends what still runs, while [`Node::stop`] waits for it.
+    #[must_use]
+    pub fn end(&self) -> CancellationToken {
+        self.hard.clone()
     }
 
     /// What the cores share.
@@ -418,6 +422,14 @@ pub async fn default_project(store: &Store, now: Timestamp) -> anyhow::Result<Pr
     }
 }
 
+/// The metrics as text, with what is counted only when somebody looks.
+#[must_use]
+pub fn metrics_text(shared: &Shared) -> String {
+    let (tokens, sessions) = shared.registry.counts();
+    shared.metrics.live(tokens, sessions);
+    shared.metrics.text()
+}
+
 /// A session that began a moment ago, with what is shown only once.
 pub struct Started {
     /// The session.
@@ -430,6 +442,10 @@ pub struct Started {
 
 fn routes(wanted: &HashMap<String, String>) -> anyhow::Result<HashMap<String, Route>> {
     let mut routes = HashMap::new();
+    for provider in crate::providers::all()? {
+        let route = parse_base(&provider.base).with_context(|| format!("the base URL of {}", provider.name))?;
+        routes.insert(provider.name.to_string(), route);
+    }
     for (name, base) in wanted {
         let route = parse_base(base).with_context(|| {
             format!("gateway route {name}: {base:?} is no base URL such as https://api.example.com/v1")

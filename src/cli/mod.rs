@@ -1,55 +1,120 @@
-//! The command line.
+//! The command line: one file a group of commands.
 
+mod access;
 mod audit;
+mod ca;
+mod client;
+mod doctor;
+mod env;
+mod keys;
+mod output;
 mod policy;
+mod projects;
+mod providers;
 mod run;
+mod secret;
+mod serve;
+mod sessions;
+mod status;
+mod store;
+mod tools;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
+use serde_json::Value;
 
-use crate::app::Home;
+use crate::app::{Home, server};
+use crate::config::Config;
 use crate::model::SystemClock;
+use client::Client;
 
 /// Lets agents call APIs without holding the keys.
 #[derive(Parser)]
-#[command(version, about, max_term_width = 100)]
+#[command(
+    version,
+    about,
+    max_term_width = 100,
+    after_help = "Begin with `sallyport demo`, then `sallyport run -- COMMAND`."
+)]
 struct Cli {
     /// The data directory [default: $SALLYPORT_DATA_DIR, or $XDG_DATA_HOME/sallyport]
     #[arg(long, global = true, value_name = "DIR")]
     data_dir: Option<PathBuf>,
+    /// The configuration file [default: sallyport.yaml in the data directory]
+    #[arg(long, global = true, value_name = "FILE", env = "SALLYPORT_CONFIG")]
+    config: Option<PathBuf>,
     /// What is logged to standard error: error, warn, info, debug, or a filter
-    /// [default: info for serve, error for demo, warn for all else]
     #[arg(long, global = true, value_name = "LEVEL")]
     log: Option<String>,
+    #[command(flatten)]
+    server: client::Server,
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Subcommand)]
 enum Command {
-    /// Show it all at once: a stand-in API, a request, three refusals, the audit chain
+    /// Show it all at once, offline: a request, three refusals, the audit chain
     Demo,
     /// Run a command whose API keys are replaced by proxy tokens
     Run(run::Args),
-    /// Make the data directory: key-encryption key, CA, policies
-    Init,
-    /// Check policies, or ask which rule decides a request
+    /// Make the data directory: key-encryption key, CA, store, policies
+    Init(serve::Init),
+    /// Run the proxy, the gateway and the admin API
+    Serve,
+    /// Print what a shell needs to go through a running `serve`: proxy, CA and tokens
+    Env(env::Args),
+    /// Projects: groups of keys, tools and sessions
+    #[command(subcommand)]
+    Projects(projects::Command),
+    /// Keys: the upstream credentials that agents never see
+    #[command(subcommand)]
+    Keys(keys::Command),
+    /// Tools: registered agent programs and their bounds
+    #[command(subcommand)]
+    Tools(tools::Command),
+    /// Access requests: a tool asks for keys
+    #[command(subcommand)]
+    Access(access::Command),
+    /// Sessions: for how long an agent may use which keys
+    #[command(subcommand)]
+    Sessions(sessions::Command),
+    /// Proxy tokens: what agents hold in place of keys
+    #[command(subcommand)]
+    Tokens(sessions::Tokens),
+    /// Policies: check them, or ask which rule decides a request
     #[command(subcommand)]
     Policy(policy::Command),
-    /// Read and verify the audit chains
+    /// The audit: read it, follow it, verify its chains
     #[command(subcommand)]
     Audit(audit::Command),
-    /// Show the services that sallyport knows
-    Providers {
+    /// The services that sallyport knows
+    #[command(subcommand)]
+    Providers(providers::Command),
+    /// The CA that agents have to trust
+    #[command(subcommand)]
+    Ca(ca::Command),
+    /// The configuration: print the commented defaults, check a file
+    #[command(subcommand)]
+    Config(serve::ConfigCommand),
+    /// The store: its schema, and what would be migrated
+    #[command(subcommand)]
+    Store(store::Command),
+    /// Whether a node runs and how it stands
+    Status {
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Print the CA certificate that agents have to trust
-    Ca,
+    /// Look for what is wrong with this installation, and which promises hold here
+    Doctor {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Print a shell's completion script
     Completions {
         /// The shell
@@ -61,14 +126,12 @@ enum Command {
 /// has its command's.
 #[must_use]
 pub fn main() -> ExitCode {
+    if let Some(code) = crate::run::isolate::entered() {
+        return code;
+    }
     let cli = Cli::parse();
-    let level = cli.log.as_deref().unwrap_or(match cli.command {
-        Command::Demo => "error",
-        _ => "warn",
-    });
-    crate::telemetry::init_logs(level, false);
     harden();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
         Err(why) => return failed(&anyhow::anyhow!("the runtime can't start: {why}")),
     };
@@ -87,51 +150,97 @@ fn failed(why: &anyhow::Error) -> ExitCode {
 fn harden() {
     use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
     if set_dumpable_behavior(DumpableBehavior::NotDumpable).is_err() {
-        tracing::warn!("the process can't be made undumpable: programs of the same user may read its memory");
+        eprintln!("sallyport: the process can't be made undumpable: programs of the same user may read its memory");
     }
     let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
 }
 
 async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
-    let dir = || cli.data_dir.clone().map_or_else(Home::default_dir, Ok);
+    let Cli { data_dir, config: file, log, server, command } = cli;
+    let level = log.as_deref().unwrap_or(match command {
+        Command::Demo | Command::Completions { .. } => "error",
+        _ => "warn",
+    });
+    if !matches!(command, Command::Serve) {
+        crate::telemetry::init_logs(level, false);
+    }
+    let dir = || data_dir.clone().map_or_else(Home::default_dir, Ok);
     let home = || Home::open(&dir()?, Arc::new(SystemClock));
-    match cli.command {
+    let config = || server::configuration(&dir()?, file.clone());
+    let both = || -> anyhow::Result<(Home, Config)> {
+        let (config, _) = config()?;
+        Ok((home()?, config))
+    };
+    let client = async || Client::new(&server, both).await;
+    match command {
         Command::Demo => crate::demo::run().await?,
-        Command::Run(args) => return run::run(&home()?, args).await,
-        Command::Init => {
-            let home = home()?;
-            println!("The data directory is {}.", home.dir().display());
+        Command::Run(args) => {
+            let (home, config) = both()?;
+            return run::run(&home, &config, args).await;
         }
+        Command::Init(args) => serve::init(&dir()?, args, both).await?,
+        Command::Serve => {
+            let (config, source) = config()?;
+            crate::telemetry::init_logs(log.as_deref().unwrap_or(&config.log), config.log_json);
+            server::serve(&home()?, config, source).await?;
+        }
+        Command::Env(args) => env::run(&client().await?, both, args).await?,
+        Command::Projects(command) => projects::run(&client().await?, command).await?,
+        Command::Keys(command) => keys::run(&client().await?, command).await?,
+        Command::Tools(command) => tools::run(&client().await?, command).await?,
+        Command::Access(command) => access::run(&client().await?, command).await?,
+        Command::Sessions(command) => sessions::run(&client().await?, command).await?,
+        Command::Tokens(command) => sessions::tokens(&client().await?, command).await?,
         Command::Policy(command) => return policy::run(&home()?, command),
         Command::Audit(command) => return audit::run(&home()?, &command),
-        Command::Providers { json } => providers(json)?,
-        Command::Ca => print!("{}", home()?.ca_pem()),
+        Command::Providers(command) => providers::run(&command)?,
+        Command::Ca(command) => ca::run(&home()?, command)?,
+        Command::Config(command) => return serve::config(command, &dir()?, file),
+        Command::Store(command) => store::run(&dir()?, &config()?.0, both, command).await?,
+        Command::Status { json } => status::run(&client().await?, json).await?,
+        Command::Doctor { json } => return doctor::run(&dir()?, config, json).await,
         Command::Completions { shell } => {
-            clap_complete::generate(
-                shell,
-                &mut <Cli as clap::CommandFactory>::command(),
-                "sallyport",
-                &mut std::io::stdout(),
-            );
+            let mut command = <Cli as clap::CommandFactory>::command();
+            clap_complete::generate(shell, &mut command, "sallyport", &mut std::io::stdout());
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn providers(json: bool) -> anyhow::Result<()> {
-    let all = crate::providers::all()?;
-    if json {
-        let rows: Vec<_> = all
-            .iter()
-            .map(|p| serde_json::json!({ "name": p.name, "title": p.title, "variables": p.env, "destination": p.destination(), "base": p.base }))
-            .collect();
-        println!("{}", serde_json::to_string_pretty(&rows)?);
-        return Ok(());
+/// A path segment or query value, percent-encoded (RFC 3986 section 2.1).
+fn segment(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~') {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
     }
-    for provider in all {
-        println!("{:<12} {:<16} {}", provider.name, provider.title, provider.env.join(", "));
+    out
+}
+
+/// Only the fields that were given.
+fn given(mut body: Value) -> Value {
+    if let Value::Object(fields) = &mut body {
+        fields.retain(|_, value| !value.is_null());
     }
-    Ok(())
+    body
+}
+
+/// A duration such as `30m`, in seconds.
+fn seconds(text: &str) -> Result<u32, String> {
+    const HOW: &str = "write a number with a unit, such as 90s, 30m, 8h or 7d";
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let number: u32 = text[..digits].parse().map_err(|_| HOW)?;
+    let unit = match &text[digits..] {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => return Err(HOW.to_owned()),
+    };
+    number.checked_mul(unit).ok_or_else(|| "it is too long".to_owned())
 }
 
 #[cfg(test)]
@@ -139,5 +248,18 @@ mod tests {
     #[test]
     fn command_line_is_well_formed() {
         <super::Cli as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_need_a_unit() {
+        assert_eq!(super::seconds("30m"), Ok(1800));
+        assert!(super::seconds("30").is_err());
+        assert!(super::seconds("4294967295d").is_err());
+        assert!(super::seconds("h").is_err());
+    }
+
+    #[test]
+    fn segments_can_not_leave_their_place() {
+        assert_eq!(super::segment("../x?y#z"), "..%2Fx%3Fy%23z");
     }
 }

@@ -7,19 +7,32 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::app::{Home, Node, NodeSettings};
-use crate::model::{Authority, Environment, Secret};
+use super::client::Client;
+use crate::app::{Home, Node, server};
+use crate::config::Config;
+use crate::model::{Authority, Environment, Name, OrgId, Secret};
 use crate::providers::{self, Provider};
-use crate::run::{Surroundings, Swap, environment};
-use crate::store::Store;
+use crate::run::{Surroundings, Swap, environment, isolate};
+use crate::store::{Find, Store};
+use crate::vault::key::Key;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// How long the session lasts at most, in minutes
-    #[arg(long, default_value_t = 480, value_name = "MINUTES")]
-    lasts: u64,
+    /// Let the command use this stored key too, by name; repeat for several
+    #[arg(long = "key", value_name = "KEY")]
+    keys: Vec<String>,
+    /// Store the keys that are taken from the environment, for later runs without it
+    #[arg(long)]
+    save: bool,
+    /// How long the session lasts at most, such as 30m or 8h
+    #[arg(long, default_value = "8h", value_parser = super::seconds)]
+    lasts: u32,
+    /// Don't hide the data directory and other processes from the command
+    #[arg(long)]
+    no_isolation: bool,
     /// Trust the authorities in this PEM file too, for upstreams of your own
     #[arg(long, value_name = "FILE")]
     extra_ca: Vec<PathBuf>,
@@ -37,28 +50,68 @@ fn parse_pin(text: &str) -> Result<(Authority, SocketAddr), String> {
     Ok((authority, address.parse().map_err(|_| "the address isn't IP:PORT")?))
 }
 
-pub async fn run(home: &Home, args: Args) -> anyhow::Result<ExitCode> {
-    let caller = caller_environment()?;
+pub async fn run(home: &Home, config: &Config, args: Args) -> anyhow::Result<ExitCode> {
+    let caller = caller_environment();
     let taken = take_keys(&caller)?;
-    if taken.is_empty() {
+    let store = Store::open(config.store.clone(), home.dir(), home.keyring()).await?;
+    let stored = stored_keys(&store, &args.keys).await?;
+    if taken.is_empty() && stored.is_empty() {
         eprintln!(
-            "sallyport: no key was found in the environment; `sallyport providers` lists the variables that are known"
+            "sallyport: no key is known here; `sallyport providers list` shows the variables that are looked for"
         );
     }
-    let mut settings = NodeSettings { extra_ca: args.extra_ca, ..NodeSettings::default() };
+    if args.save {
+        save(home, config, &taken).await?;
+    }
+    let mut settings = config.node.clone();
+    settings.forward = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
+    (settings.forward_tls, settings.gateway, settings.gateway_tls) = (None, None, None);
+    settings.cores = 1;
+    settings.extra_ca.extend(args.extra_ca.iter().cloned());
     settings.proxy.require_auth = true;
-    settings.upstream.resolve = args.resolve.into_iter().collect();
-    let store = Store::open(crate::store::Settings::default(), home.dir(), home.keyring()).await?;
+    settings.upstream.resolve.extend(args.resolve.iter().cloned());
     let node = Node::start(home, &store, settings).await?;
-    let code = supervise(home, &node, &caller, &taken, args.lasts, &args.command).await;
+    let code = supervise(home, &node, &caller, &taken, &stored, &args).await;
     node.stop(Duration::from_secs(5)).await;
     code
 }
 
+/// Stored keys by name, in the default project and environment.
+async fn stored_keys(store: &Store, names: &[String]) -> anyhow::Result<Vec<Key>> {
+    let mut keys = Vec::new();
+    for name in names {
+        let parsed: Name = name.parse().with_context(|| format!("--key {name}"))?;
+        let wanted = Find::all().with("name", &parsed).with("environment", Environment::Development);
+        let mut found: Vec<Key> = store.find(OrgId::DEFAULT, wanted.limit(2)).await?;
+        match (found.pop(), found.is_empty()) {
+            (Some(key), true) => keys.push(key),
+            (None, _) => bail!("there is no key {name}; `sallyport keys list` shows those that are stored"),
+            (Some(_), false) => bail!("several projects have a key {name}; rename one"),
+        }
+    }
+    Ok(keys)
+}
+
+/// Stores keys from the environment through the admin API, so that it is recorded like any other.
+async fn save(home: &Home, config: &Config, taken: &[Taken]) -> anyhow::Result<()> {
+    let client = Client::in_process(crate::admin::router(server::admin_alone(home, config).await?));
+    for one in taken {
+        let name = one.variables[0].to_ascii_lowercase();
+        if client.get(&format!("/api/v1/api-keys/{name}")).await.is_ok() {
+            eprintln!("sallyport: {name} is stored already; `sallyport keys rotate {name}` gives it a new value");
+            continue;
+        }
+        let body = json!({ "name": name, "provider": one.provider.name, "value": one.value.expose() });
+        client.post("/api/v1/api-keys", &body).await.with_context(|| format!("storing {name}"))?;
+        eprintln!("sallyport: {name} is stored; from now on `sallyport run --key {name}` does without the variable");
+    }
+    Ok(())
+}
+
 /// The caller's environment. A variable that isn't UTF-8 can't be searched for keys, so it stays
 /// behind.
-fn caller_environment() -> anyhow::Result<Vec<(String, String)>> {
-    Ok(std::env::vars_os().filter_map(|(n, v)| Some((n.into_string().ok()?, v.into_string().ok()?))).collect())
+fn caller_environment() -> Vec<(String, String)> {
+    std::env::vars_os().filter_map(|(n, v)| Some((n.into_string().ok()?, v.into_string().ok()?))).collect()
 }
 
 struct Taken {
@@ -93,8 +146,8 @@ async fn supervise(
     node: &Node,
     caller: &[(String, String)],
     taken: &[Taken],
-    minutes: u64,
-    command: &[String],
+    stored: &[Key],
+    args: &Args,
 ) -> anyhow::Result<ExitCode> {
     let mut keys = Vec::new();
     for one in taken {
@@ -105,13 +158,18 @@ async fn supervise(
         let key = node.add_key(&name, &provider.name, environment, provider.destination(), provider.shape(), &secret);
         keys.push(key.with_context(|| format!("taking {} from the environment", one.variables[0]))?);
     }
-    let lasts = Duration::from_secs(minutes.saturating_mul(60));
+    keys.extend(stored.iter().cloned());
+    let lasts = Duration::from_secs(args.lasts.into());
     let started = node.start_session(Some(&"run".parse()?), Environment::Development, &keys, lasts)?;
     let mut swaps = Vec::new();
-    for (one, key) in taken.iter().zip(&keys) {
+    for (at, key) in keys.iter().enumerate() {
         let (_, token) = node.mint(&started, key)?;
-        swaps.push(Swap { variables: one.variables.clone(), token: token.expose().to_owned() });
-        eprintln!("sallyport: {} is replaced by a proxy token for {}", one.variables.join(" and "), one.provider.title);
+        let variables = match taken.get(at) {
+            Some(one) => one.variables.clone(),
+            None => super::env::variables_of(key.provider.as_str(), key.name.as_str()),
+        };
+        eprintln!("sallyport: {} holds a proxy token for {}", variables.join(" and "), key.name);
+        swaps.push(Swap { variables, token: token.expose().to_owned() });
     }
     let public = PublicFiles::write(home, caller)?;
     let proxy = node.forward.context("the proxy isn't listening")?;
@@ -127,12 +185,15 @@ async fn supervise(
     for warning in warnings {
         eprintln!("sallyport: {warning}");
     }
-    eprintln!(
-        "sallyport: the command runs as your user, so it could read the data directory {}. Keys taken from the\n\
-         environment are not in it. To keep stored keys from the command, run sallyport as a user of its own.",
-        home.dir().display()
-    );
-    let code = wait(command, child).await;
+    let isolated = if args.no_isolation { Err("--no-isolation".to_owned()) } else { isolate::available() };
+    let command = match &isolated {
+        Ok(()) => isolate::wrapped(home.dir(), &args.command),
+        Err(why) => {
+            eprintln!("sallyport: {}", isolate::consequence(why));
+            args.command.clone()
+        }
+    };
+    let code = wait(&command, child).await;
     node.revoke_session(&started.session, "run");
     code
 }

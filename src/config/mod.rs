@@ -267,7 +267,8 @@ mod tests {
 
     #[test]
     fn listener_beyond_loopback_without_tls_is_refused() {
-        for text in ["listen: { proxy: 0.0.0.0:1 }", "listen: { gateway: \"[::]:1\" }", "listen: { admin: 10.0.0.1:1 }"] {
+        for text in ["listen: { proxy: 0.0.0.0:1 }", "listen: { gateway: \"[::]:1\" }", "listen: { admin: 10.0.0.1:1 }"]
+        {
             let problems = Config::parse(text, []).expect_err("refused");
             assert!(problems[0].what.contains("TLS"), "{problems:?}");
         }

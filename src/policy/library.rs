@@ -32,6 +32,12 @@ impl Library {
         Ok(Self { dir: dir.to_owned(), current: ArcSwap::from_pointee(read(dir)?) })
     }
 
+    /// No policies at all: nothing is allowed.
+    #[must_use]
+    pub fn empty(dir: &Path) -> Self {
+        Self { dir: dir.to_owned(), current: ArcSwap::from_pointee(PolicySet::default()) }
+    }
+
     /// The set in force.
     #[must_use]
     pub fn current(&self) -> Arc<PolicySet> {

@@ -141,7 +141,14 @@ async fn connection(core: Rc<Core>, arrival: Arrival) {
     let _counted = core.shared.metrics.agent_connection();
     let Ok(stream) = TcpStream::from_std(stream) else { return };
     let _ = stream.set_nodelay(true);
-    let gateway = |target| Tunnel { mode: Mode::Gateway, target, session: None, peer: Some(peer), wrong_name: false, required: false };
+    let gateway = |target| Tunnel {
+        mode: Mode::Gateway,
+        target,
+        session: None,
+        peer: Some(peer),
+        wrong_name: false,
+        required: false,
+    };
     match kind {
         Kind::Forward => tunnel::serve(core, stream, peer, Credentials::AsSet).await,
         Kind::ForwardTls => {

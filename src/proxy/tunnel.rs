@@ -71,8 +71,14 @@ where
             }
         };
         let Some(connect) = head else {
-            let tunnel =
-                Tunnel { mode: Mode::Forward, target: None, session: None, peer: Some(peer), wrong_name: false, required };
+            let tunnel = Tunnel {
+                mode: Mode::Forward,
+                target: None,
+                session: None,
+                peer: Some(peer),
+                wrong_name: false,
+                required,
+            };
             return intercept::serve_http1(core, Prefixed::new(buffer.freeze(), stream), Rc::new(tunnel)).await;
         };
         let rest = buffer.split_off(connect.len);
@@ -82,7 +88,8 @@ where
                     return;
                 }
                 let target = Some((Scheme::Https, authority));
-                let tunnel = Tunnel { mode: Mode::Forward, target, session, peer: Some(peer), wrong_name: false, required };
+                let tunnel =
+                    Tunnel { mode: Mode::Forward, target, session, peer: Some(peer), wrong_name: false, required };
                 return intercept::tls(core, Prefixed::new(rest.freeze(), stream), tunnel).await;
             }
             Err(rejection) => {
@@ -112,7 +119,11 @@ enum HeadError {
 }
 
 /// Reads up to the end of the first head. `None` is anything but CONNECT; it stays in the buffer.
-async fn read_head<S: AsyncRead + Unpin>(stream: &mut S, buffer: &mut BytesMut, max: usize) -> Result<Option<Connect>, HeadError> {
+async fn read_head<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    buffer: &mut BytesMut,
+    max: usize,
+) -> Result<Option<Connect>, HeadError> {
     loop {
         if !buffer.is_empty() {
             if !b"CONNECT ".starts_with(&buffer[..buffer.len().min(8)]) {

@@ -1,6 +1,8 @@
 //! A command's environment: tokens in the place of keys, and what its clients need to come through
 //! the proxy.
 
+pub mod isolate;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 

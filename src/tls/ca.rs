@@ -192,6 +192,18 @@ impl LeafCache {
         self.len() == 0
     }
 
+    /// A configuration for a listener of our own that speaks HTTP/1.1 only: its leaf is for the name
+    /// in the client's hello, else for `host`. Leaves are minted when they are asked for.
+    ///
+    /// # Errors
+    /// As for [`LeafCache::get`].
+    pub fn named(self: &Arc<Self>, host: &Host) -> Result<Arc<ServerConfig>, Error> {
+        let mut config = ServerConfig::clone(&*self.get(host)?);
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.cert_resolver = Arc::new(ByName { leaves: Arc::clone(self), host: host.clone() });
+        Ok(Arc::new(config))
+    }
+
     /// The same for a listener that speaks HTTP/1.1 only.
     ///
     /// # Errors
@@ -255,5 +267,26 @@ impl LeafCache {
         config.ticketer = Arc::clone(&self.ticketer);
         config.send_tls13_tickets = 1;
         Ok((Arc::new(config), leaf.ends))
+    }
+}
+
+/// Finds the leaf for the name in a hello.
+#[derive(Debug)]
+struct ByName {
+    leaves: Arc<LeafCache>,
+    host: Host,
+}
+
+impl rustls::server::ResolvesServerCert for ByName {
+    fn resolve(&self, hello: rustls::server::ClientHello<'_>) -> Option<Arc<rustls::sign::CertifiedKey>> {
+        let named = hello.server_name().and_then(|name| Host::parse(name).ok());
+        let config = self.leaves.get(named.as_ref().unwrap_or(&self.host)).ok()?;
+        config.cert_resolver.resolve(hello)
+    }
+}
+
+impl std::fmt::Debug for LeafCache {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("LeafCache")
     }
 }

@@ -21,6 +21,27 @@ pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(provider)
 }
 
+/// A server's configuration from a certificate chain and a private key of the operator's, for
+/// HTTP/1.1.
+///
+/// # Errors
+/// A file can't be read, or the two don't belong together.
+pub fn own_certificate(chain: &std::path::Path, key: &std::path::Path) -> Result<Arc<rustls::ServerConfig>, Error> {
+    use rustls::pki_types::pem::PemObject as _;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    let bad = |path: &std::path::Path, why: String| Error::Certificate { path: path.display().to_string(), why };
+    let certificates: Result<Vec<_>, _> =
+        CertificateDer::pem_file_iter(chain).and_then(Iterator::collect::<Result<_, _>>);
+    let certificates = certificates.map_err(|why| bad(chain, why.to_string()))?;
+    let private = PrivateKeyDer::from_pem_file(key).map_err(|why| bad(key, why.to_string()))?;
+    let mut config = rustls::ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
+        .with_no_client_auth()
+        .with_single_cert(certificates, private)?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
 /// What can be wrong with certificates and keys of ours.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

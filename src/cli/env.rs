@@ -1,0 +1,91 @@
+//! `sallyport env`
+
+use std::collections::BTreeMap;
+
+use anyhow::Context as _;
+use serde_json::{Value, json};
+
+use super::client::Client;
+use crate::app::Home;
+use crate::config::Config;
+use crate::run::{Surroundings, environment};
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// A key that the shell's programs may use, by name; repeat for several
+    #[arg(long = "key", required = true, value_name = "KEY")]
+    keys: Vec<String>,
+    /// The tool that the session is for
+    #[arg(long)]
+    tool: Option<String>,
+    /// development, staging or production [default: development]
+    #[arg(long)]
+    environment: Option<String>,
+    /// How long the session lasts, such as 30m or 8h
+    #[arg(long, default_value = "8h", value_parser = super::seconds)]
+    lasts: u32,
+    /// Print JSON instead of lines for `eval`
+    #[arg(long)]
+    json: bool,
+}
+
+/// Starts a session on the running node, mints a token for each key, and prints the variables.
+pub async fn run(
+    client: &Client,
+    both: impl FnOnce() -> anyhow::Result<(Home, Config)>,
+    args: Args,
+) -> anyhow::Result<()> {
+    let (home, config) = both()?;
+    let proxy = config.node.forward.context("listen.proxy is off, so there is no proxy to name")?;
+    if !client.is_running_node() {
+        eprintln!("sallyport: no node runs on this data directory; start one with `sallyport serve`");
+    }
+    let body = super::given(json!({
+        "keys": args.keys,
+        "tool": args.tool,
+        "environment": args.environment,
+        "durationSeconds": args.lasts,
+    }));
+    let started = client.post("/api/v1/mcp/sessions", &body).await?;
+    let text = |value: &Value, field: &str| value[field].as_str().unwrap_or_default().to_owned();
+    let id = text(&started, "id");
+    let url = format!("http://{}:{}@{proxy}", text(&started, "proxyUser"), text(&started, "proxyPassword"));
+    let around = Surroundings {
+        proxy_url: &url,
+        bundle: &home.dir().join("ca-bundle.pem"),
+        ca: &home.dir().join("ca.pem"),
+        session: &id,
+    };
+    let (mut variables, _) = environment([], &[], &[], &around);
+    for name in &args.keys {
+        let path = format!("/api/v1/mcp/sessions/{id}/keys/{}/proxy-token", super::segment(name));
+        let value = text(&client.post(&path, &json!({})).await?, "value");
+        let key = client.get(&format!("/api/v1/api-keys/{}", super::segment(name))).await?;
+        for variable in variables_of(&text(&key, "provider"), name) {
+            variables.insert(variable, value.clone());
+        }
+    }
+    print(&variables, args.json)
+}
+
+/// The variables in which a key's token belongs: the provider's, else the key's name in capitals.
+pub fn variables_of(provider: &str, name: &str) -> Vec<String> {
+    let own: String =
+        name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' }).collect();
+    let all = crate::providers::all().unwrap_or_default();
+    match all.iter().find(|p| p.name.as_str() == provider) {
+        Some(provider) if !provider.env.contains(&own) => provider.env.first().cloned().into_iter().collect(),
+        _ => vec![own],
+    }
+}
+
+fn print(variables: &BTreeMap<String, String>, json: bool) -> anyhow::Result<()> {
+    if json {
+        println!("{}", serde_json::to_string_pretty(variables)?);
+        return Ok(());
+    }
+    for (name, value) in variables {
+        println!("export {name}='{}'", value.replace('\'', r"'\''"));
+    }
+    Ok(())
+}

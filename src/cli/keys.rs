@@ -1,0 +1,201 @@
+//! `sallyport keys`
+
+use clap::Subcommand;
+use serde_json::{Value, json};
+
+use super::client::Client;
+use super::{output, secret};
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Store a key; its value comes from a prompt, standard input or a file
+    Add(Box<Add>),
+    /// List keys
+    List {
+        /// Only this project's
+        #[arg(long)]
+        project: Option<String>,
+        /// Only this environment's: development, staging or production
+        #[arg(long)]
+        environment: Option<String>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show a key without its value
+    Show {
+        /// Its name or id
+        key: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Change a key
+    Edit {
+        /// Its name or id
+        key: String,
+        /// Its new name
+        #[arg(long)]
+        name: Option<String>,
+        /// Where it may go, instead of before; repeat for several
+        #[arg(long = "host", value_name = "PATTERN")]
+        hosts: Vec<String>,
+        /// In which place it may be put, instead of before; repeat for several
+        #[arg(long = "slot", value_name = "SLOT")]
+        slots: Vec<String>,
+        /// When it ends by itself, such as 2027-01-31T12:00:00Z; `never` takes an end away
+        #[arg(long, value_name = "TIME")]
+        expires_at: Option<String>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Give a key a new value; sessions and tokens go on with it
+    Rotate {
+        /// Its name or id
+        key: String,
+        #[command(flatten)]
+        value: secret::Value,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Let nobody use a key until it is enabled again; running exchanges are aborted
+    Disable {
+        /// Its name or id
+        key: String,
+    },
+    /// Let a disabled key be used again
+    Enable {
+        /// Its name or id
+        key: String,
+    },
+    /// Delete a key with all its versions and tokens
+    Delete {
+        /// Its name or id
+        key: String,
+    },
+}
+
+#[derive(clap::Args)]
+pub struct Add {
+    /// Its name, such as stripe_api_key
+    name: String,
+    /// The service it belongs to, which says where it may go; see `sallyport providers list`
+    #[arg(long)]
+    provider: Option<String>,
+    /// Where it may go: api.example.com, *.example.com:8443; repeat for several
+    #[arg(long = "host", value_name = "PATTERN")]
+    hosts: Vec<String>,
+    /// In which place it may be put: bearer, header:NAME, basic:user, basic:password; repeat for several
+    #[arg(long = "slot", value_name = "SLOT")]
+    slots: Vec<String>,
+    /// The project [default: default]
+    #[arg(long)]
+    project: Option<String>,
+    /// development, staging or production [default: development]
+    #[arg(long)]
+    environment: Option<String>,
+    /// When it ends by itself, such as 2027-01-31T12:00:00Z
+    #[arg(long, value_name = "TIME")]
+    expires_at: Option<String>,
+    /// Let it go to this machine without TLS
+    #[arg(long)]
+    cleartext_loopback: bool,
+    #[command(flatten)]
+    value: secret::Value,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+const PATH: &str = "/api/v1/api-keys";
+
+fn at(key: &str) -> String {
+    format!("{PATH}/{}", super::segment(key))
+}
+
+pub async fn run(client: &Client, command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Add(add) => {
+            let json = add.json;
+            output::show(&create(client, *add).await?, json)
+        }
+        Command::List { project, environment, json } => {
+            let mut path = format!("{PATH}?");
+            for (name, value) in [("project", project), ("environment", environment)] {
+                if let Some(value) = value {
+                    path.push_str(&format!("{name}={}&", super::segment(&value)));
+                }
+            }
+            let columns = [
+                ("NAME", "name"),
+                ("PROJECT", "project"),
+                ("ENVIRONMENT", "environment"),
+                ("PROVIDER", "provider"),
+                ("STATE", "state"),
+                ("VERSION", "version"),
+                ("HOSTS", "hosts"),
+            ];
+            let none = "There are no keys. `sallyport keys add NAME --provider PROVIDER` stores one.";
+            output::list(client.all(path.trim_end_matches(['&', '?'])).await?, json, &columns, none)
+        }
+        Command::Show { key, json } => output::show(&client.get(&at(&key)).await?, json),
+        Command::Edit { key, name, hosts, slots, expires_at, json } => {
+            let some = |list: Vec<String>| (!list.is_empty()).then_some(list);
+            let expires_at = expires_at.map(|at| if at == "never" { String::new() } else { at });
+            let body = json!({ "name": name, "hosts": some(hosts), "slots": some(slots), "expiresAt": expires_at });
+            output::show(&client.put(&at(&key), &super::given(body)).await?, json)
+        }
+        Command::Rotate { key, value, json } => {
+            // A key that isn't there is told before a secret is asked for.
+            client.get(&at(&key)).await?;
+            let value = value.read(&format!("New value of {key}"))?;
+            output::show(&client.post(&format!("{}/rotate", at(&key)), &json!({ "value": *value })).await?, json)
+        }
+        Command::Disable { key } => set_state(client, &key, "disabled").await,
+        Command::Enable { key } => set_state(client, &key, "enabled").await,
+        Command::Delete { key } => {
+            client.delete(&at(&key)).await?;
+            println!("The key {key} is deleted.");
+            Ok(())
+        }
+    }
+}
+
+async fn create(client: &Client, add: Add) -> anyhow::Result<Value> {
+    let Add { name, provider, hosts, slots, project, environment, expires_at, cleartext_loopback, value, .. } = add;
+    // OPENAI_API_KEY and openai say by themselves what they are.
+    let guessed = || {
+        let all = crate::providers::all().unwrap_or_default();
+        let fits = |p: &&crate::providers::Provider| {
+            p.name.as_str() == name || p.env.iter().any(|variable| variable.eq_ignore_ascii_case(&name))
+        };
+        all.iter().find(fits).map(|p| p.name.to_string())
+    };
+    let provider = if hosts.is_empty() { provider.or_else(guessed) } else { provider };
+    anyhow::ensure!(
+        provider.is_some() || !hosts.is_empty(),
+        "say where the key may go: --provider NAME (see `sallyport providers list`), or --host and --slot"
+    );
+    let value = value.read(&format!("Value of {name}"))?;
+    let some = |list: Vec<String>| (!list.is_empty()).then_some(list);
+    let body = json!({
+        "name": name.to_ascii_lowercase(),
+        "provider": provider,
+        "hosts": some(hosts),
+        "slots": some(slots),
+        "project": project,
+        "environment": environment,
+        "expiresAt": expires_at,
+        "cleartext": cleartext_loopback.then_some("loopback"),
+        "value": *value,
+    });
+    client.post(PATH, &super::given(body)).await
+}
+
+async fn set_state(client: &Client, key: &str, state: &str) -> anyhow::Result<()> {
+    client.put(&at(key), &json!({ "state": state })).await?;
+    println!("The key {key} is {state}.");
+    Ok(())
+}

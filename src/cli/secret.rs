@@ -1,0 +1,55 @@
+//! Reading a secret: never an argument by necessity.
+
+use std::io::{IsTerminal as _, Read as _};
+use std::path::PathBuf;
+
+use anyhow::{Context as _, bail};
+use zeroize::Zeroizing;
+
+/// Where a secret comes from; without any of these it is asked for, or read from standard input.
+#[derive(Debug, clap::Args)]
+pub struct Value {
+    /// Read the secret from this file; `-` is standard input
+    #[arg(long, value_name = "FILE")]
+    value_file: Option<PathBuf>,
+    /// The secret itself: other users see it in the process list, and the shell keeps it
+    #[arg(long, value_name = "SECRET", conflicts_with = "value_file")]
+    value: Option<String>,
+}
+
+/// The longest secret that is read, in bytes.
+const MAX: u64 = 1024 * 1024;
+
+impl Value {
+    /// Reads the secret. A line break at its end is taken off.
+    pub fn read(self, prompt: &str) -> anyhow::Result<Zeroizing<String>> {
+        let text = match (self.value, self.value_file) {
+            (Some(value), _) => {
+                eprintln!("sallyport: --value shows the secret in the process list and in the shell's history");
+                Zeroizing::new(value)
+            }
+            (None, Some(path)) if path.as_os_str() != "-" => {
+                let file = std::fs::File::open(&path).with_context(|| format!("opening {}", path.display()))?;
+                whole(file).with_context(|| format!("reading {}", path.display()))?
+            }
+            (None, None) if std::io::stdin().is_terminal() => {
+                Zeroizing::new(rpassword::prompt_password(format!("{prompt}: ")).context("reading the secret")?)
+            }
+            (None, _) => whole(std::io::stdin()).context("reading standard input")?,
+        };
+        let text = Zeroizing::new(text.trim_end_matches(['\r', '\n']).to_owned());
+        if text.is_empty() {
+            bail!("the secret is empty: type it at the prompt, pipe it to standard input, or give --value-file");
+        }
+        Ok(text)
+    }
+}
+
+fn whole(from: impl std::io::Read) -> anyhow::Result<Zeroizing<String>> {
+    let mut text = Zeroizing::new(String::new());
+    from.take(MAX + 1).read_to_string(&mut text).context("it isn't text")?;
+    if text.len() as u64 > MAX {
+        bail!("it is longer than 1 MiB");
+    }
+    Ok(text)
+}

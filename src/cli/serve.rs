@@ -1,0 +1,106 @@
+//! `sallyport init` and `sallyport config`
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+use clap::Subcommand;
+
+use crate::app::{Home, KekChoice, server};
+use crate::config::{self, Config};
+use crate::model::{Secret, SystemClock};
+use crate::store::Store;
+
+#[derive(clap::Args)]
+pub struct Init {
+    /// Derive the key-encryption key from a passphrase instead of keeping it in a file
+    #[arg(long)]
+    passphrase: bool,
+}
+
+/// The shortest passphrase, in characters.
+const MIN_PASSPHRASE: usize = 12;
+
+pub async fn init(dir: &Path, args: Init, both: impl FnOnce() -> anyhow::Result<(Home, Config)>) -> anyhow::Result<()> {
+    let fresh = !Home::exists(dir);
+    if args.passphrase {
+        if !fresh {
+            bail!("{} is there already, and keeps the key-encryption key that it was made with", dir.display());
+        }
+        Home::create(dir, &SystemClock, KekChoice::Passphrase(passphrase()?))?;
+    }
+    let (home, config) = both()?;
+    let store = Store::open(config.store, home.dir(), home.keyring()).await?;
+    server::bootstrap(&home, &store).await?;
+    crate::app::default_project(&store, home.clock().now()).await?;
+    let dir = home.dir().display();
+    if !fresh {
+        println!("{dir} is there already, and whole.");
+        return Ok(());
+    }
+    println!("{dir} is made. It holds:");
+    for (name, what) in [
+        (
+            if args.passphrase { "kek.salt" } else { "kek" },
+            "what the key-encryption key comes from: keep a copy elsewhere",
+        ),
+        ("ca.pem", "the certificate that agents have to trust"),
+        ("ca-bundle.pem", "the same with the system's roots"),
+        ("admin.token", "the admin API's first token"),
+        ("policies/", "what agents may do"),
+    ] {
+        println!("  {name:<14} {what}");
+    }
+    println!("\nNext: sallyport keys add NAME --provider PROVIDER, then sallyport serve");
+    Ok(())
+}
+
+fn passphrase() -> anyhow::Result<Secret<String>> {
+    let text = match std::env::var("SALLYPORT_PASSPHRASE") {
+        Ok(text) => text,
+        Err(_) => {
+            let first = rpassword::prompt_password("Passphrase: ")
+                .context("a passphrase is needed: set SALLYPORT_PASSPHRASE or use a terminal")?;
+            let second = rpassword::prompt_password("Once more: ")?;
+            if first != second {
+                bail!("the two passphrases differ; nothing was made");
+            }
+            first
+        }
+    };
+    if text.chars().count() < MIN_PASSPHRASE {
+        bail!("the passphrase is shorter than {MIN_PASSPHRASE} characters; nothing was made");
+    }
+    Ok(Secret::new(text))
+}
+
+#[derive(Subcommand)]
+pub enum ConfigCommand {
+    /// Print every setting with its default and what it is for
+    Default,
+    /// Check the configuration; all mistakes are told at once
+    Check {
+        /// The file [default: that of the data directory]
+        file: Option<PathBuf>,
+    },
+}
+
+pub fn config(command: ConfigCommand, dir: &Path, named: Option<PathBuf>) -> anyhow::Result<ExitCode> {
+    match command {
+        ConfigCommand::Default => print!("{}", config::DEFAULT),
+        ConfigCommand::Check { file } => {
+            let (_, source) = match server::configuration(dir, file.or(named)) {
+                Ok(read) => read,
+                Err(why) => {
+                    println!("{why:#}");
+                    return Ok(ExitCode::FAILURE);
+                }
+            };
+            match source.file {
+                Some(file) => println!("{}: right", file.display()),
+                None => println!("There is no configuration file in {}; the defaults hold.", dir.display()),
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,158 @@
+//! `sallyport sessions` and `sallyport tokens`
+
+use clap::Subcommand;
+use serde_json::json;
+
+use super::client::Client;
+use super::output;
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Start a session; prints its proxy credentials, which are shown only once
+    Start {
+        /// A key that it may use, by name; repeat for several
+        #[arg(long = "key", required = true, value_name = "KEY")]
+        keys: Vec<String>,
+        /// The tool that it is for
+        #[arg(long)]
+        tool: Option<String>,
+        /// The project [default: the tool's, or default]
+        #[arg(long)]
+        project: Option<String>,
+        /// development, staging or production [default: development]
+        #[arg(long)]
+        environment: Option<String>,
+        /// How long it lasts, such as 30m or 8h
+        #[arg(long, default_value = "1h", value_parser = super::seconds)]
+        lasts: u32,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// List sessions
+    List {
+        /// Only those that are active
+        #[arg(long)]
+        active: bool,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show a session
+    Show {
+        /// Its id
+        session: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// End a session with all its tokens; running exchanges are aborted
+    Revoke {
+        /// Its id
+        session: String,
+    },
+}
+
+const PATH: &str = "/api/v1/mcp/sessions";
+
+pub async fn run(client: &Client, command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Start { keys, tool, project, environment, lasts, json } => {
+            let body = super::given(json!({
+                "keys": keys,
+                "tool": tool,
+                "project": project,
+                "environment": environment,
+                "durationSeconds": lasts,
+            }));
+            let started = client.post(PATH, &body).await?;
+            output::show(&started, json)?;
+            if !json {
+                let id = output::cell(&started["id"]);
+                println!("\nThe agent needs a token for each key: sallyport tokens mint {id} KEY");
+            }
+            Ok(())
+        }
+        Command::List { active, json } => {
+            let mut all = client.all(PATH).await?;
+            all.retain(|s| !active || s["state"] == "active");
+            let columns = [
+                ("ID", "id"),
+                ("STATE", "state"),
+                ("ENVIRONMENT", "environment"),
+                ("TOOL", "tool"),
+                ("CREATED", "createdAt"),
+                ("EXPIRES", "expiresAt"),
+            ];
+            output::list(all, json, &columns, "There are no sessions.")
+        }
+        Command::Show { session, json } => {
+            output::show(&client.get(&format!("{PATH}/{}", super::segment(&session))).await?, json)
+        }
+        Command::Revoke { session } => {
+            client.delete(&format!("{PATH}/{}", super::segment(&session))).await?;
+            println!("The session {session} is revoked.");
+            Ok(())
+        }
+    }
+}
+
+#[derive(Subcommand)]
+pub enum Tokens {
+    /// Mint a proxy token for a key of a session; it is shown only once
+    Mint {
+        /// The session's id
+        session: String,
+        /// The key's name
+        key: String,
+        /// How long it lives, such as 10m [default: as long as its session]
+        #[arg(long, value_parser = super::seconds)]
+        lasts: Option<u32>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// List proxy tokens
+    List {
+        /// Only this session's
+        #[arg(long)]
+        session: Option<String>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// End a proxy token; running exchanges are aborted
+    Revoke {
+        /// Its id
+        token: String,
+    },
+}
+
+const TOKENS: &str = "/api/v1/mcp/proxy-tokens";
+
+pub async fn tokens(client: &Client, command: Tokens) -> anyhow::Result<()> {
+    match command {
+        Tokens::Mint { session, key, lasts, json } => {
+            let (session, key) = (super::segment(&session), super::segment(&key));
+            let life = lasts.map(|secs| format!("?durationSeconds={secs}")).unwrap_or_default();
+            let path = format!("{PATH}/{session}/keys/{key}/proxy-token{life}");
+            output::show(&client.post(&path, &json!({})).await?, json)
+        }
+        Tokens::List { session, json } => {
+            let of = session.map(|id| format!("?session={}", super::segment(&id))).unwrap_or_default();
+            let columns = [
+                ("ID", "id"),
+                ("SESSION", "session"),
+                ("STATE", "state"),
+                ("CREATED", "createdAt"),
+                ("EXPIRES", "expiresAt"),
+            ];
+            output::list(client.all(&format!("{TOKENS}{of}")).await?, json, &columns, "There are no proxy tokens.")
+        }
+        Tokens::Revoke { token } => {
+            client.delete(&format!("{TOKENS}/{}", super::segment(&token))).await?;
+            println!("The proxy token {token} is revoked.");
+            Ok(())
+        }
+    }
+}
