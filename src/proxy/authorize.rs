@@ -9,9 +9,9 @@ use super::identify::{Found, Identified};
 use super::reject::{Code, Rejection};
 use super::settings::Unbound;
 use super::target::Target;
-use crate::model::{ExchangeId, Slot};
+use crate::model::{ExchangeId, SessionId, Slot};
 use crate::policy::{Decision, Denial, Facts, Permit, PolicySet, WithoutToken};
-use crate::session::registry::LiveSession;
+use crate::session::registry::{LiveSession, Registry};
 use crate::vault::key::Key;
 
 /// What may be done with the request.
@@ -42,6 +42,8 @@ pub struct Question<'a> {
     pub bound: &'a [Arc<Key>],
     /// What happens to hosts without keys.
     pub unbound: Unbound,
+    /// The live view.
+    pub registry: &'a Registry,
 }
 
 /// Decides.
@@ -123,6 +125,13 @@ fn granted<'a>(ask: &'a Question<'_>) -> impl Iterator<Item = (&'a LiveSession, 
 /// key if a key of its session could go there; a rule may also inject.
 fn empty(policies: &PolicySet, ask: &Question<'_>) -> Result<Authorized, Rejection> {
     let mut last = None;
+    if ask.session.is_none() {
+        match anonymous(policies, ask) {
+            Some(Decision::Permit(_)) => return Ok(Authorized::Plain),
+            Some(Decision::Deny(denial)) => last = Some(denied(&denial)),
+            None => {}
+        }
+    }
     for (session, key, slot) in granted(ask) {
         let facts = facts(ask, session, key, slot);
         if let Some(filled) = fill(policies, ask, &facts, key, slot) {
@@ -137,6 +146,39 @@ fn empty(policies: &PolicySet, ask: &Question<'_>) -> Result<Authorized, Rejecti
         let why = format!("{} has keys bound to it and the request holds no proxy token for one", ask.target.authority);
         Rejection::new(Code::CredentialUnregistered, why)
     }))
+}
+
+/// What policy says of a request for which nobody stands: it holds no token and came without proxy
+/// credentials. It goes on, without a key, if some key's policies would let a request like it pass.
+fn anonymous(policies: &PolicySet, ask: &Question<'_>) -> Option<Decision> {
+    let mut last = None;
+    for key in ask.bound {
+        let (Some(project), Some(slot)) = (ask.registry.project_name(key.project), key.destination.slots.first())
+        else {
+            continue;
+        };
+        let decision = policies.decide(&Facts {
+            exchange: ask.exchange,
+            session: SessionId::from_bytes([0; 16]),
+            org: key.org,
+            project: &project,
+            environment: key.environment,
+            tool: None,
+            key: key.id,
+            key_name: &key.name,
+            key_version: key.version,
+            scheme: ask.target.scheme,
+            authority: &ask.target.authority,
+            method: ask.method,
+            path: ask.target.path(),
+            slot,
+        });
+        if matches!(decision, Decision::Permit(_)) {
+            return Some(decision);
+        }
+        last = Some(decision);
+    }
+    last
 }
 
 /// A credential that is no token of ours, for a bound host.

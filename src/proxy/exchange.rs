@@ -82,6 +82,7 @@ async fn run(
         target: &target,
         bound: &bound,
         unbound: shared.settings.unbound,
+        registry: &shared.registry,
     };
     let mut authorized = step!(authorize::authorize(&shared.policies.current(), &question, &identified));
     if !matches!(authorized, Authorized::Plain) && shared.registry.is_stale(now) {

@@ -23,6 +23,7 @@ pub mod scrub;
 pub mod settings;
 pub mod target;
 pub mod tunnel;
+mod view;
 pub mod wire;
 
 /// How an agent reaches us.

@@ -406,6 +406,8 @@ pub fn relay(
     mut account: Account,
 ) -> Result<Response<Reply>, Box<(Rejection, Account)>> {
     let (mut parts, inner) = response.into_parts();
+    // The agent is answered in its own protocol, whatever the upstream speaks.
+    parts.version = http::Version::HTTP_11;
     let no_body = account.method == Method::HEAD || parts.status == StatusCode::NOT_MODIFIED;
     if patterns.is_some() && !no_body && parts.headers.get_all(CONTENT_ENCODING).iter().any(coded) {
         let why = "the upstream coded its reply although it was asked not to";

@@ -1,16 +1,21 @@
 //! Takes keys out of replies as they stream by.
 //!
 //! It holds no secret. Of each secret and encoding it keeps the first four bytes, the length and a
-//! keyed 128-bit hash of the whole. What is found is overwritten by a mask of the same length, so
-//! lengths and offsets hold. Only bytes that can still become a match are held back.
+//! keyed 128-bit hash of the whole. A text is looked at as it stands and as percent-, JSON- and
+//! HTML-decoded, so a secret is found however its characters are escaped. What is found is
+//! overwritten by a mask of the same length, so lengths and offsets hold. Only bytes that can still
+//! become a match are held back.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
+use aho_corasick::AhoCorasick;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use bytes::{Bytes, BytesMut};
 use zeroize::Zeroizing;
+
+use super::view::{INTRODUCERS, Unit, View};
 
 /// How many first bytes of a pattern are kept to find it by.
 const FRONT: usize = 4;
@@ -20,9 +25,10 @@ const MASK: u8 = b'*';
 pub struct PatternSet {
     key: [u8; 32],
     fronts: HashMap<[u8; FRONT], Vec<Pattern>>,
-    /// Which first bytes begin any pattern: the test that almost every byte fails.
+    /// Finds fronts many bytes at a time.
+    finder: Option<AhoCorasick>,
+    /// Which bytes begin a pattern, or an escape that could stand for one.
     first: [bool; 256],
-    longest: usize,
 }
 
 #[derive(Clone, PartialEq, Eq)]
@@ -34,11 +40,22 @@ struct Pattern {
 /// Collects patterns.
 pub struct Builder(PatternSet);
 
+/// What stands at a place of a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Here {
+    /// Nothing that is looked for.
+    Nothing,
+    /// A match of so many bytes.
+    Match(usize),
+    /// What could become a match, or a longer one, with more bytes.
+    Perhaps,
+}
+
 impl PatternSet {
     /// A set whose hashes are keyed with a random key of the process.
     #[must_use]
     pub fn builder(key: &[u8; 32]) -> Builder {
-        Builder(Self { key: *key, fronts: HashMap::new(), first: [false; 256], longest: 0 })
+        Builder(Self { key: *key, fronts: HashMap::new(), finder: None, first: [false; 256] })
     }
 
     fn hash(&self, text: &[u8]) -> [u8; 16] {
@@ -47,26 +64,80 @@ impl PatternSet {
         out
     }
 
-    /// The longest pattern that begins at the front of `text` and is whole in it.
-    fn at(&self, text: &[u8]) -> Option<usize> {
-        let front: [u8; FRONT] = text.get(..FRONT)?.try_into().ok()?;
-        let found = self.fronts.get(&front)?;
-        found.iter().find(|p| text.get(..p.len).is_some_and(|t| self.hash(t) == p.hash)).map(|p| p.len)
+    /// What begins at the front of `text`, which goes on if there is `more`.
+    fn here(&self, text: &[u8], more: bool) -> Here {
+        let mut found = Here::Nothing;
+        for view in View::ALL {
+            // Without an escape in its first bytes a text has one front in all views.
+            if view != View::Raw
+                && !text.iter().take(FRONT).any(|b| *b == view.introducer())
+                && !text.get(..FRONT).is_some_and(|front| self.fronts.contains_key(front))
+            {
+                continue;
+            }
+            found = match (found, self.through(view, text, more)) {
+                (_, Here::Perhaps) => return Here::Perhaps,
+                (Here::Match(a), Here::Match(b)) => Here::Match(a.max(b)),
+                (Here::Nothing, here) => here,
+                (found, _) => found,
+            };
+        }
+        found
     }
 
-    /// Whether text that begins like this could become a longer match with more bytes.
-    fn may_become(&self, text: &[u8]) -> bool {
-        match text.get(..FRONT) {
-            Some(front) => {
-                let Ok(front) = <[u8; FRONT]>::try_from(front) else { return false };
-                self.fronts.get(&front).is_some_and(|found| found.iter().any(|p| p.len > text.len()))
+    /// The same, decoded by one view.
+    fn through(&self, view: View, text: &[u8], more: bool) -> Here {
+        let unfinished = if more { Here::Perhaps } else { Here::Nothing };
+        let mut plain = Zeroizing::new(Vec::with_capacity(128));
+        let mut at = 0;
+        let mut wanted: &[Pattern] = &[];
+        let mut best = Here::Nothing;
+        loop {
+            if plain.len() == FRONT && wanted.is_empty() {
+                let Some(found) = self.fronts.get(&plain[..FRONT]) else { return Here::Nothing };
+                wanted = found;
             }
-            None => self.fronts.keys().any(|front| front.starts_with(text)),
+            if !wanted.is_empty() {
+                if wanted.iter().any(|p| p.len == plain.len() && self.hash(&plain) == p.hash) {
+                    best = Here::Match(at);
+                }
+                if wanted.iter().all(|p| p.len <= plain.len()) {
+                    return best;
+                }
+            }
+            if at == text.len() {
+                // What began here may go on; before its front is whole, only what begins like one.
+                let like_a_front = || self.fronts.keys().any(|front| front.starts_with(&plain));
+                let open = !wanted.is_empty() || like_a_front();
+                return if open && more { Here::Perhaps } else { best };
+            }
+            match view.unit(&text[at..], more) {
+                Unit::Byte(byte, len) => {
+                    plain.push(byte);
+                    at += len;
+                }
+                Unit::Char(c, len) => {
+                    let mut utf8 = [0; 4];
+                    // A front or a length that falls into the middle of a character can't match.
+                    plain.extend_from_slice(c.encode_utf8(&mut utf8).as_bytes());
+                    at += len;
+                    if plain.len() > FRONT && wanted.is_empty() {
+                        let Some(found) = plain.get(..FRONT).and_then(|front| self.fronts.get(front)) else {
+                            return Here::Nothing;
+                        };
+                        wanted = found;
+                    }
+                }
+                Unit::Unfinished => {
+                    let open = !wanted.is_empty() || self.fronts.keys().any(|front| front.starts_with(&plain));
+                    return if open { unfinished } else { best };
+                }
+            }
         }
     }
 
-    /// Masks matches in `text`, from `from` on. Returns how many it found and where the first byte
-    /// stands that can still become part of a match.
+    /// Masks matches in `text`. Returns how many it found and where the first byte stands that can
+    /// still become part of a match.
     fn mask(&self, text: &mut [u8], more: bool) -> (u32, usize) {
         let (mut at, mut hits) = (0, 0);
         while at < text.len() {
@@ -74,37 +145,40 @@ impl PatternSet {
                 at += 1;
                 continue;
             }
-            if more && self.may_become(&text[at..]) {
-                // A shorter match may stand here already; the longer one would cover it.
-                return (hits, at);
-            }
-            match self.at(&text[at..]) {
-                Some(len) => {
+            match self.here(&text[at..], more) {
+                Here::Nothing => at += 1,
+                Here::Match(len) => {
                     text[at..at + len].fill(MASK);
                     hits += 1;
                     at += len;
                 }
-                None => at += 1,
+                Here::Perhaps => return (hits, at),
             }
         }
         (hits, at)
     }
 
     /// Whether a match could stand anywhere in `text`: cheap, and never wrong when it says no.
-    fn suspicious(&self, text: &[u8]) -> bool {
-        text.iter().enumerate().any(|(at, b)| {
-            self.first[usize::from(*b)]
-                && match text.get(at..at + FRONT).and_then(|f| <[u8; FRONT]>::try_from(f).ok()) {
-                    Some(front) => self.fronts.contains_key(&front),
-                    None => self.may_become(&text[at..]),
-                }
+    fn suspicious(&self, text: &[u8], more: bool) -> bool {
+        if self.finder.as_ref().is_some_and(|finder| finder.is_match(text)) {
+            return true;
+        }
+        // A front that is cut off by the end.
+        let tail = text.len().saturating_sub(FRONT - 1);
+        if more && (tail..text.len()).any(|at| self.here(&text[at..], true) != Here::Nothing) {
+            return true;
+        }
+        // A front with an escape among its bytes begins at most three bytes before it.
+        memchr::memchr3_iter(INTRODUCERS[0], INTRODUCERS[1], INTRODUCERS[2], text).any(|escape| {
+            (escape.saturating_sub(FRONT - 1)..=escape)
+                .any(|at| self.first[usize::from(text[at])] && self.here(&text[at..], more) != Here::Nothing)
         })
     }
 
     /// A header's value with its matches masked; `None` if there are none.
     #[must_use]
     pub fn scrub_value(&self, value: &[u8]) -> Option<Vec<u8>> {
-        if !self.suspicious(value) {
+        if !self.suspicious(value, false) {
             return None;
         }
         let mut text = value.to_vec();
@@ -119,22 +193,9 @@ impl Builder {
         self.put(secret);
         self.put(&Zeroizing::new(secret.to_ascii_uppercase()));
         self.put(&Zeroizing::new(secret.to_ascii_lowercase()));
-        for upper in [false, true] {
-            let hex = Zeroizing::new(if upper { hex::encode_upper(secret) } else { hex::encode(secret) });
-            self.put(hex.as_bytes());
-            self.put(&escaped(secret, upper, |b| !b.is_ascii_alphanumeric() && !b"-_.~".contains(&b)));
-            self.put(&escaped(secret, upper, |_| true));
-        }
-        self.put(&json(secret, false));
-        self.put(&json(secret, true));
-        self.put(&entities(secret));
+        self.put(Zeroizing::new(hex::encode(secret)).as_bytes());
+        self.put(Zeroizing::new(hex::encode_upper(secret)).as_bytes());
         self.base64(secret);
-        for (before, after) in
-            [("", ":"), ("x-access-token:", ""), ("oauth2:", ""), ("api:", ""), ("user:", ""), ("git:", "")]
-        {
-            let pair = Zeroizing::new([before.as_bytes(), secret, after.as_bytes()].concat());
-            self.put(Zeroizing::new(STANDARD_NO_PAD.encode(&*pair)).as_bytes());
-        }
     }
 
     /// Base64 at all three alignments: only the characters that the secret alone determines.
@@ -158,56 +219,21 @@ impl Builder {
         let list = self.0.fronts.entry(front).or_default();
         if !list.contains(&pattern) {
             list.push(pattern);
-            list.sort_by_key(|p| std::cmp::Reverse(p.len));
         }
         self.0.first[usize::from(front[0])] = true;
-        self.0.longest = self.0.longest.max(text.len());
     }
 
     /// The finished set.
     #[must_use]
-    pub fn build(self) -> PatternSet {
+    pub fn build(mut self) -> PatternSet {
+        // Without a finder every byte would be looked at one by one: slow, and right all the same.
+        self.0.finder =
+            AhoCorasick::builder().match_kind(aho_corasick::MatchKind::LeftmostFirst).build(self.0.fronts.keys()).ok();
+        for introducer in INTRODUCERS {
+            self.0.first[usize::from(introducer)] = true;
+        }
         self.0
     }
-}
-
-fn escaped(secret: &[u8], upper: bool, which: impl Fn(u8) -> bool) -> Zeroizing<Vec<u8>> {
-    let mut out = Zeroizing::new(Vec::with_capacity(secret.len() * 3));
-    for b in secret {
-        match which(*b) {
-            true if upper => out.extend_from_slice(format!("%{b:02X}").as_bytes()),
-            true => out.extend_from_slice(format!("%{b:02x}").as_bytes()),
-            false => out.push(*b),
-        }
-    }
-    out
-}
-
-fn json(secret: &[u8], full: bool) -> Zeroizing<Vec<u8>> {
-    let mut out = Zeroizing::new(Vec::with_capacity(secret.len() * 6));
-    for b in secret {
-        match b {
-            _ if full => out.extend_from_slice(format!("\\u{b:04x}").as_bytes()),
-            b'"' | b'\\' | b'/' => out.extend_from_slice(&[b'\\', *b]),
-            _ => out.push(*b),
-        }
-    }
-    out
-}
-
-fn entities(secret: &[u8]) -> Zeroizing<Vec<u8>> {
-    let mut out = Zeroizing::new(Vec::with_capacity(secret.len() * 6));
-    for b in secret {
-        match b {
-            b'&' => out.extend_from_slice(b"&amp;"),
-            b'<' => out.extend_from_slice(b"&lt;"),
-            b'>' => out.extend_from_slice(b"&gt;"),
-            b'"' => out.extend_from_slice(b"&quot;"),
-            b'\'' => out.extend_from_slice(b"&#39;"),
-            _ => out.push(*b),
-        }
-    }
-    out
 }
 
 /// Scrubs one stream.
@@ -239,7 +265,7 @@ impl Scrubber {
     /// Takes a piece of the stream and puts out what is clean. A piece without anything suspicious
     /// passes uncopied.
     pub fn push(&mut self, data: Bytes, out: &mut VecDeque<Bytes>) {
-        if self.held.is_empty() && !self.patterns.suspicious(&data) {
+        if self.held.is_empty() && !self.patterns.suspicious(&data, true) {
             out.push_back(data);
             return;
         }
@@ -307,10 +333,45 @@ mod tests {
                 assert_eq!(run(&[encoded.as_bytes()]).1, 1, "{before:?}");
             }
         }
-        for encoded in
-            [hex::encode(SECRET), hex::encode_upper(SECRET), String::from_utf8_lossy(&json(SECRET, true)).into_owned()]
-        {
+        for encoded in [hex::encode(SECRET), hex::encode_upper(SECRET)] {
             assert_eq!(run(&[encoded.as_bytes()]).1, 1, "{encoded}");
+        }
+    }
+
+    #[test]
+    fn secret_is_found_however_its_characters_are_escaped_and_wherever_it_is_cut() {
+        let texts = [
+            "sk-live-51H%2F8x%2BQ%22z9%26AbCdEf".to_owned(),
+            "sk-live-51H/8x+Q%22z9%26AbCdEf".to_owned(),
+            "%73k%2dlive-51H/8x+Q\"z9&AbCdEf".to_owned(),
+            "sk-live-51H/8x+Q\\\"z9&AbCdEf".to_owned(),
+            "sk-live-51H\\/8x+Q\\u0022z9\\u0026AbCdEf".to_owned(),
+            SECRET.iter().map(|b| format!("\\u{b:04X}")).collect(),
+            SECRET.iter().map(|b| format!("%{b:02x}")).collect(),
+            "sk-live-51H/8x+Q&quot;z9&amp;AbCdEf".to_owned(),
+            "s&#107;-live-51H&#x2F;8x&plus;Q&#34;z9&#x26;AbCdEf".to_owned(),
+        ];
+        for text in &texts {
+            let whole = format!("a \\n & % {text} b");
+            for cut in 0..=whole.len() {
+                let (out, hits) = run(&[&whole.as_bytes()[..cut], &whole.as_bytes()[cut..]]);
+                let expected = format!("a \\n & % {} b", "*".repeat(text.len()));
+                assert_eq!(String::from_utf8_lossy(&out), expected, "{text} cut at {cut}");
+                assert_eq!(hits, 1);
+            }
+            let mut set = PatternSet::builder(&[7; 32]);
+            set.add(SECRET);
+            assert!(set.build().scrub_value(whole.as_bytes()).is_some(), "{text}");
+        }
+    }
+
+    #[test]
+    fn text_full_of_escapes_passes_unchanged() {
+        let text = "100% of \"x\\n\\\" & &amp; &bogus; %zz %2 \\u12 \\ud800 &#x; &#999999999; %".repeat(50);
+        for size in [1, 3, 64, 1000] {
+            let pieces: Vec<&[u8]> = text.as_bytes().chunks(size).collect();
+            let (out, hits) = run(&pieces);
+            assert_eq!((String::from_utf8_lossy(&out).as_ref(), hits), (text.as_str(), 0));
         }
     }
 

@@ -39,6 +39,9 @@ pub fn read<B>(core: &Core, tunnel: &Tunnel, request: &Request<B>) -> Result<Tar
     if tunnel.wrong_name {
         return Err(Rejection::new(Code::AuthorityMismatch, "CONNECT and the TLS server name name different hosts"));
     }
+    if request.uri().path() == "*" && method != Method::OPTIONS {
+        return Err(Rejection::new(Code::BadRequest, "the target * is for OPTIONS only"));
+    }
     if request.headers().contains_key(http::header::UPGRADE) {
         return Err(Rejection::new(Code::BadRequest, "upgrades aren't forwarded"));
     }

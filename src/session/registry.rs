@@ -201,6 +201,12 @@ impl Registry {
         self.keys.get(&id).and_then(|cell| cell.get())
     }
 
+    /// The name of a project.
+    #[must_use]
+    pub fn project_name(&self, id: ProjectId) -> Option<Name> {
+        self.projects.get(&id).map(|name| name.clone())
+    }
+
     /// The keys whose destinations name this host, enabled or not: those that a reply from it
     /// might carry back.
     #[must_use]

@@ -1,0 +1,4 @@
+//! Malformed and hostile bytes from agents and upstreams.
+
+mod agents;
+mod upstreams;
