@@ -1,18 +1,16 @@
-//! Chains and their writers.
+//! The directory of chains, and the writers that hand out receipts.
 
 use std::cell::RefCell;
-use std::fs::{self, File, OpenOptions};
-use std::io::{Read as _, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::FlockOperation;
 
 use super::Error;
-use super::record::{Intent, Line, Outcome, OutcomeWord, RecordKind, push_hex};
+use super::chain::{Chain, Place};
+use super::layout::{MAX_CHAINS, lock, make_dir, slot_name};
+use super::record::{Intent, Outcome, OutcomeWord, RecordKind};
 use crate::model::{Clock, ExchangeId, KeyId, Secret};
 
 /// The keys of the audit, both derived from the KEK.
@@ -28,33 +26,42 @@ pub struct AuditKeys {
 pub struct Settings {
     /// The length past which a new segment begins, in bytes. Default: 64 MiB.
     pub segment_bytes: u64,
-    /// The most chains, and so the most cores of all processes together. Default: 256.
+    /// The most chains, and so the most cores of all processes together. Default: 256; more than 512
+    /// count as 512.
     pub chains: u32,
     /// How many records lie between two signed checkpoints. Default: 1,000.
     pub checkpoint_every: u64,
+    /// How much may wait while records can't be written, in bytes; refusals beyond it are counted
+    /// instead of kept. Default: 1 MiB.
+    pub held_bytes: usize,
     /// Whether each intent waits for the disk (`sync`) or for the operating system (`os`).
     pub sync: bool,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { segment_bytes: 64 << 20, chains: 256, checkpoint_every: 1000, sync: false }
+        Self { segment_bytes: 64 << 20, chains: 256, checkpoint_every: 1000, held_bytes: 1 << 20, sync: false }
     }
 }
 
 /// Proof that the intent to use a key is recorded. Only the audit makes one.
 ///
 /// ```compile_fail
-/// let forged = sallyport::audit::Receipt { exchange: todo!(), key: todo!(), seq: 1 };
+/// let forged = sallyport::audit::Receipt { exchange: todo!(), key: todo!(), version: 1, seq: 1 };
 /// ```
 #[derive(Debug)]
 pub struct Receipt {
     exchange: ExchangeId,
     key: KeyId,
+    version: u32,
     seq: u64,
 }
 
 impl Receipt {
+    pub(super) fn new(intent: &Intent<'_>, seq: u64) -> Self {
+        Self { exchange: intent.exchange, key: intent.key, version: intent.version, seq }
+    }
+
     /// The exchange that was recorded.
     #[must_use]
     pub fn exchange(&self) -> ExchangeId {
@@ -65,6 +72,12 @@ impl Receipt {
     #[must_use]
     pub fn key(&self) -> KeyId {
         self.key
+    }
+
+    /// The key's version that was recorded.
+    #[must_use]
+    pub fn version(&self) -> u32 {
+        self.version
     }
 
     /// The record's number in its chain.
@@ -109,24 +122,7 @@ impl Journal {
     /// # Errors
     /// No chain is free, or it can't be written.
     pub fn writer(&self) -> Result<Writer, Error> {
-        for slot in 0..self.settings.chains {
-            let dir = self.dir.join(format!("{slot:04}"));
-            make_dir(&dir)?;
-            let path = dir.join("lock");
-            let lock = open_options()
-                .create(true)
-                .truncate(false)
-                .read(true)
-                .write(true)
-                .open(&path)
-                .map_err(|e| Error::io(&path, e))?;
-            if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
-                let chain =
-                    Chain::take_up(dir, lock, Arc::clone(&self.keys), self.settings.clone(), Arc::clone(&self.clock))?;
-                return Ok(Writer(Rc::new(RefCell::new(chain))));
-            }
-        }
-        Err(Error::NoChain(self.settings.chains))
+        Ok(Writer(Rc::new(RefCell::new(self.claim()?))))
     }
 
     /// A chain for the admin side, whose threads share it behind a lock.
@@ -134,298 +130,21 @@ impl Journal {
     /// # Errors
     /// See [`Journal::writer`].
     pub fn shared_writer(&self) -> Result<SharedWriter, Error> {
-        for slot in 0..self.settings.chains {
-            let dir = self.dir.join(format!("{slot:04}"));
+        Ok(SharedWriter(Arc::new(Mutex::new(self.claim()?))))
+    }
+
+    fn claim(&self) -> Result<Chain, Error> {
+        let chains = self.settings.chains.min(MAX_CHAINS);
+        for slot in 0..chains {
+            let dir = self.dir.join(slot_name(slot));
             make_dir(&dir)?;
-            let path = dir.join("lock");
-            let lock = open_options()
-                .create(true)
-                .truncate(false)
-                .read(true)
-                .write(true)
-                .open(&path)
-                .map_err(|e| Error::io(&path, e))?;
-            if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
-                let chain =
-                    Chain::take_up(dir, lock, Arc::clone(&self.keys), self.settings.clone(), Arc::clone(&self.clock))?;
-                return Ok(SharedWriter(Arc::new(Mutex::new(chain))));
+            if let Some(lock) = lock(&dir.join("lock"), FlockOperation::NonBlockingLockExclusive)? {
+                let place = Place { all: self.dir.clone(), dir, slot, _lock: lock };
+                return Chain::take_up(place, Arc::clone(&self.keys), self.settings.clone(), Arc::clone(&self.clock));
             }
         }
-        Err(Error::NoChain(self.settings.chains))
+        Err(Error::NoChain(chains))
     }
-}
-
-fn open_options() -> OpenOptions {
-    let mut options = OpenOptions::new();
-    options.mode(0o600);
-    options
-}
-
-fn make_dir(dir: &Path) -> Result<(), Error> {
-    use std::os::unix::fs::DirBuilderExt;
-    match fs::DirBuilder::new().mode(0o700).create(dir) {
-        Err(why) if why.kind() != std::io::ErrorKind::AlreadyExists => Err(Error::io(dir, why)),
-        _ => Ok(()),
-    }
-}
-
-struct Chain {
-    dir: PathBuf,
-    _lock: File,
-    keys: Arc<AuditKeys>,
-    signer: Ed25519KeyPair,
-    settings: Settings,
-    clock: Arc<dyn Clock>,
-    file: File,
-    path: PathBuf,
-    segment: u64,
-    len: u64,
-    seq: u64,
-    mac: [u8; 32],
-    /// Records that wait for the next append: whole lines with their MACs.
-    pending: Vec<u8>,
-    since_checkpoint: u64,
-    failed: bool,
-}
-
-impl Chain {
-    fn take_up(
-        dir: PathBuf,
-        lock: File,
-        keys: Arc<AuditKeys>,
-        settings: Settings,
-        clock: Arc<dyn Clock>,
-    ) -> Result<Self, Error> {
-        let signer = Ed25519KeyPair::from_seed_unchecked(keys.sign.expose()).map_err(|_| Error::Key)?;
-        let tail = Tail::read(&dir)?;
-        let segment = tail.segment + 1;
-        let path = segment_path(&dir, segment);
-        let file = open_options().create_new(true).append(true).open(&path).map_err(|e| Error::io(&path, e))?;
-        let mut chain = Self {
-            dir,
-            _lock: lock,
-            keys,
-            signer,
-            settings,
-            clock,
-            file,
-            path,
-            segment,
-            len: 0,
-            seq: tail.seq,
-            mac: tail.mac,
-            pending: Vec::with_capacity(4096),
-            since_checkpoint: 0,
-            failed: false,
-        };
-        chain.signed(RecordKind::Start, tail.torn)?;
-        Ok(chain)
-    }
-
-    /// Adds a record to what waits. Returns its number.
-    fn add(&mut self, kind: RecordKind, fill: impl FnOnce(&mut Line<'_>)) -> u64 {
-        self.seq += 1;
-        let from = self.pending.len();
-        let mut line = Line::begin(&mut self.pending, self.seq, self.clock.now(), kind);
-        fill(&mut line);
-        self.mac = link(self.keys.mac.expose(), &self.mac, &self.pending[from..]);
-        self.pending.extend_from_slice(b",\"mac\":\"");
-        push_hex(&mut self.pending, &self.mac);
-        self.pending.extend_from_slice(b"\"}\n");
-        self.since_checkpoint += 1;
-        self.seq
-    }
-
-    /// Writes what waits with one call. After a failure the file is cut back to its last whole
-    /// record and the records keep waiting, so that nothing is lost once there is space again.
-    fn write(&mut self) -> Result<(), Error> {
-        if self.pending.is_empty() {
-            return Ok(());
-        }
-        let written = match self.file.write(&self.pending) {
-            Ok(n) if n == self.pending.len() => Ok(()),
-            Ok(_) => Err(std::io::Error::from(std::io::ErrorKind::WriteZero)),
-            Err(why) => Err(why),
-        };
-        let synced = written.and_then(|()| if self.settings.sync { self.file.sync_data() } else { Ok(()) });
-        match synced {
-            Ok(()) => {
-                self.len += self.pending.len() as u64;
-                self.pending.clear();
-                self.failed = false;
-                Ok(())
-            }
-            Err(why) => {
-                let _ = self.file.set_len(self.len);
-                self.failed = true;
-                Err(Error::io(&self.path, why))
-            }
-        }
-    }
-
-    fn signed(&mut self, kind: RecordKind, torn: u64) -> Result<(), Error> {
-        let previous = self.mac;
-        let seq = self.seq + 1;
-        let signature = self.signer.sign(&signed_bytes(kind, seq, &previous));
-        let signer = self.signer.public_key().as_ref().to_vec();
-        self.add(kind, |line| {
-            line.hex("previous", &previous);
-            line.hex("signer", &signer);
-            line.hex("signature", signature.as_ref());
-            if torn > 0 {
-                line.number("torn", torn);
-            }
-        });
-        self.since_checkpoint = 0;
-        self.write()?;
-        self.write_head()
-    }
-
-    /// What the chain's head is, beside the chain: a chain that ends before it was truncated.
-    fn write_head(&self) -> Result<(), Error> {
-        let path = self.dir.join("head");
-        let text = format!(
-            "{} {} {}\n",
-            self.segment,
-            self.seq,
-            hex::encode(head_mac(self.keys.mac.expose(), self.seq, &self.mac))
-        );
-        let fresh = self.dir.join("head.new");
-        let mut file =
-            open_options().create(true).truncate(true).write(true).open(&fresh).map_err(|e| Error::io(&fresh, e))?;
-        file.write_all(text.as_bytes()).map_err(|e| Error::io(&fresh, e))?;
-        fs::rename(&fresh, &path).map_err(|e| Error::io(&path, e))
-    }
-
-    fn upkeep(&mut self) -> Result<(), Error> {
-        if self.since_checkpoint >= self.settings.checkpoint_every {
-            self.signed(RecordKind::Checkpoint, 0)?;
-        }
-        if self.len >= self.settings.segment_bytes {
-            let path = segment_path(&self.dir, self.segment + 1);
-            let file = open_options().create_new(true).append(true).open(&path).map_err(|e| Error::io(&path, e))?;
-            self.segment += 1;
-            (self.file, self.path, self.len) = (file, path, 0);
-            self.signed(RecordKind::Checkpoint, 0)?;
-        }
-        Ok(())
-    }
-
-    fn flush(&mut self) -> Result<(), Error> {
-        let had = !self.pending.is_empty();
-        self.write()?;
-        self.upkeep()?;
-        if had { self.write_head() } else { Ok(()) }
-    }
-
-    fn intent(&mut self, intent: &Intent<'_>) -> Result<Receipt, Error> {
-        if self.failed {
-            // What waits goes first: nothing is accepted before the chain can be written again.
-            self.write()?;
-        }
-        let (waits, mac) = (self.pending.len(), self.mac);
-        let seq = self.add(RecordKind::Intent, |line| line.intent(intent));
-        match self.write() {
-            Ok(()) => Ok(Receipt { exchange: intent.exchange, key: intent.key, seq }),
-            Err(why) => {
-                // The intent is taken back; earlier records still wait.
-                self.pending.truncate(waits);
-                self.mac = mac;
-                self.seq = seq - 1;
-                Err(why)
-            }
-        }
-    }
-}
-
-impl Drop for Chain {
-    fn drop(&mut self) {
-        if self.signed(RecordKind::Stop, 0).is_err() {
-            tracing::error!(path = %self.path.display(), "the audit chain's stop record can't be written");
-        }
-    }
-}
-
-/// The MAC of a record: keyed BLAKE3 over the MAC before it and its own bytes.
-pub(super) fn link(key: &[u8; 32], previous: &[u8; 32], line: &[u8]) -> [u8; 32] {
-    *blake3::Hasher::new_keyed(key).update(previous).update(line).finalize().as_bytes()
-}
-
-pub(super) fn head_mac(key: &[u8; 32], seq: u64, mac: &[u8; 32]) -> [u8; 32] {
-    *blake3::Hasher::new_keyed(key).update(b"head").update(&seq.to_be_bytes()).update(mac).finalize().as_bytes()
-}
-
-pub(super) fn signed_bytes(kind: RecordKind, seq: u64, previous: &[u8; 32]) -> Vec<u8> {
-    let mut bytes = b"sallyport audit ".to_vec();
-    bytes.extend_from_slice(kind.as_str().as_bytes());
-    bytes.extend_from_slice(&seq.to_be_bytes());
-    bytes.extend_from_slice(previous);
-    bytes
-}
-
-pub(super) fn segment_path(dir: &Path, segment: u64) -> PathBuf {
-    dir.join(format!("{segment:08}.jsonl"))
-}
-
-pub(super) fn segments(dir: &Path) -> Result<Vec<(u64, PathBuf)>, Error> {
-    let mut all = Vec::new();
-    for entry in fs::read_dir(dir).map_err(|e| Error::io(dir, e))? {
-        let path = entry.map_err(|e| Error::io(dir, e))?.path();
-        let number = path
-            .file_name()
-            .and_then(|n| n.to_str())
-            .and_then(|n| n.strip_suffix(".jsonl"))
-            .and_then(|n| n.parse().ok());
-        if let Some(number) = number {
-            all.push((number, path));
-        }
-    }
-    all.sort();
-    Ok(all)
-}
-
-/// Where a chain ends: its last whole record, and how many bytes of a torn one follow it.
-struct Tail {
-    segment: u64,
-    seq: u64,
-    mac: [u8; 32],
-    torn: u64,
-}
-
-impl Tail {
-    fn read(dir: &Path) -> Result<Self, Error> {
-        let all = segments(dir)?;
-        let mut tail = Self { segment: all.last().map_or(0, |(n, _)| *n), seq: 0, mac: [0; 32], torn: 0 };
-        for (_, path) in all.iter().rev() {
-            let mut file = File::open(path).map_err(|e| Error::io(path, e))?;
-            let len = file.metadata().map_err(|e| Error::io(path, e))?.len();
-            // The last record is within the last 64 KiB: no line is longer.
-            file.seek(SeekFrom::Start(len.saturating_sub(64 * 1024))).map_err(|e| Error::io(path, e))?;
-            let mut bytes = Vec::new();
-            file.read_to_end(&mut bytes).map_err(|e| Error::io(path, e))?;
-            let whole = memchr::memrchr(b'\n', &bytes).map_or(0, |at| at + 1);
-            tail.torn += (bytes.len() - whole) as u64;
-            if whole > 0 {
-                let from = memchr::memrchr(b'\n', &bytes[..whole - 1]).map_or(0, |at| at + 1);
-                if let Some((seq, mac)) = seq_and_mac(&bytes[from..whole - 1]) {
-                    (tail.seq, tail.mac) = (seq, mac);
-                }
-                return Ok(tail);
-            }
-        }
-        Ok(tail)
-    }
-}
-
-pub(super) fn seq_and_mac(line: &[u8]) -> Option<(u64, [u8; 32])> {
-    let seq = line.strip_prefix(b"{\"seq\":")?;
-    let end = memchr::memchr(b',', seq)?;
-    let seq = std::str::from_utf8(&seq[..end]).ok()?.parse().ok()?;
-    let at = memchr::memmem::rfind(line, b",\"mac\":\"")?;
-    let hex = line.get(at + 8..at + 72)?;
-    let mut mac = [0; 32];
-    hex::decode_to_slice(hex, &mut mac).ok()?;
-    Some((seq, mac))
 }
 
 /// The writer of one core.
@@ -444,7 +163,8 @@ impl Writer {
         Ok((receipt, draft))
     }
 
-    /// Records a refusal; it rides on the next append.
+    /// Records a refusal; it rides on the next append. While records can't be written, refusals are
+    /// kept up to [`Settings::held_bytes`] and counted beyond it.
     pub fn denied(
         &self,
         exchange: ExchangeId,
@@ -453,7 +173,7 @@ impl Writer {
         authority: Option<&str>,
         client: Option<std::net::SocketAddr>,
     ) {
-        self.0.borrow_mut().add(RecordKind::Denied, |line| {
+        self.0.borrow_mut().hold(RecordKind::Denied, |line| {
             line.shown("exchange", exchange);
             line.text("code", code);
             line.text("detail", detail);
@@ -475,6 +195,19 @@ impl Writer {
     }
 }
 
+#[cfg(test)]
+impl Writer {
+    /// Lets go of the chain without a stop record, as a killed process does.
+    pub(super) fn abandon(self) {
+        self.0.borrow_mut().abandon();
+    }
+
+    /// How many bytes wait for the next append.
+    pub(super) fn waiting(&self) -> usize {
+        self.0.borrow().waiting()
+    }
+}
+
 /// An intent whose outcome is owed. Dropped unfinished, it records `aborted`.
 pub struct Draft {
     chain: Rc<RefCell<Chain>>,
@@ -491,7 +224,7 @@ impl Draft {
 
     fn settle(&mut self, outcome: &Outcome) {
         if std::mem::replace(&mut self.open, false) {
-            self.chain.borrow_mut().add(RecordKind::Outcome, |line| line.outcome(self.exchange, self.seq, outcome));
+            self.chain.borrow_mut().owe(RecordKind::Outcome, |line| line.outcome(self.exchange, self.seq, outcome));
         }
     }
 }
@@ -517,27 +250,28 @@ impl SharedWriter {
     /// Records that somebody changed something, before the change is acknowledged.
     ///
     /// # Errors
-    /// It can't be written; then the change isn't acknowledged either.
+    /// It can't be written; then it is taken back, and the change isn't made.
     pub fn admin(&self, who: &str, action: &str, subject: &str, detail: &str) -> Result<(), Error> {
-        self.write(RecordKind::Admin, who, action, subject, detail)
+        let mut chain = self.chain();
+        chain.append(RecordKind::Admin, |line| line.deed(who, action, subject, detail))?;
+        // The record is written. That its head or checkpoint isn't is told, and made up for later.
+        if let Err(why) = chain.flush() {
+            tracing::error!(error = %why, "the head of the audit chain can't be written");
+        }
+        Ok(())
     }
 
     /// Records something that someone should look at.
     ///
     /// # Errors
-    /// It can't be written.
+    /// It can't be written; then it waits for the next append, up to [`Settings::held_bytes`].
     pub fn security(&self, who: &str, event: &str, subject: &str, detail: &str) -> Result<(), Error> {
-        self.write(RecordKind::Security, who, event, subject, detail)
+        let mut chain = self.chain();
+        chain.hold(RecordKind::Security, |line| line.deed(who, event, subject, detail));
+        chain.flush()
     }
 
-    fn write(&self, kind: RecordKind, who: &str, action: &str, subject: &str, detail: &str) -> Result<(), Error> {
-        let mut chain = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        chain.add(kind, |line| {
-            line.text("principal", who);
-            line.text("action", action);
-            line.text("subject", subject);
-            line.text("detail", detail);
-        });
-        chain.flush()
+    fn chain(&self) -> std::sync::MutexGuard<'_, Chain> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

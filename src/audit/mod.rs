@@ -4,16 +4,27 @@
 //! A core claims a chain, `audit/<slot>/`, by a file lock and is its only writer, so no lock is
 //! shared on the way of an exchange. A record is one JSON line. Its MAC is keyed BLAKE3 over the MAC
 //! of the record before it and the line's own bytes, so a line can't be changed, cut or moved
-//! without the key. Start, checkpoint and stop records are signed with Ed25519, so that the chain
-//! can be checked against them without the key too.
+//! without the key. Start, checkpoint and stop records are signed with Ed25519 over a digest of what
+//! lies before them, so that the chain can be checked with the public key too. They also name the
+//! heads of the other chains, so that one that is cut or removed is missed.
+//!
+//! What no chain can show: all of them put back together to an earlier state of the directory. A
+//! signed record that is kept elsewhere shows it.
 
+mod chain;
 mod journal;
+mod layout;
+mod query;
 mod record;
 mod verify;
 
+#[cfg(test)]
+mod tests;
+
 pub use journal::{AuditKeys, Draft, Journal, Receipt, Settings, SharedWriter, Writer};
+pub use query::{Filter, Follow, query};
 pub use record::{Intent, Outcome, OutcomeWord, RecordKind};
-pub use verify::{Filter, Report, Trouble, query, verify};
+pub use verify::{Report, Trouble, public_key, verify, verify_signatures};
 
 /// Why a record can't be written or read.
 #[derive(Debug, thiserror::Error)]

@@ -121,15 +121,17 @@ const MAX_TEXT: usize = 2048;
 /// Writes one record's JSON, field by field, without its MAC.
 pub(super) struct Line<'a> {
     out: &'a mut Vec<u8>,
+    from: usize,
 }
 
 impl<'a> Line<'a> {
     pub(super) fn begin(out: &'a mut Vec<u8>, seq: u64, at: Timestamp, kind: RecordKind) -> Self {
+        let from = out.len();
         out.extend_from_slice(b"{\"seq\":");
         push_number(out, seq);
         out.extend_from_slice(b",\"time\":");
         push_number(out, u64::try_from(at.millis()).unwrap_or(0));
-        let mut line = Self { out };
+        let mut line = Self { out, from };
         line.text("kind", kind.as_str());
         line
     }
@@ -162,6 +164,36 @@ impl<'a> Line<'a> {
         self.out.push(b'"');
         push_hex(self.out, value);
         self.out.push(b'"');
+    }
+
+    pub(super) fn texts(&mut self, key: &str, values: &[String]) {
+        self.key(key);
+        self.out.push(b'[');
+        for (n, value) in values.iter().enumerate() {
+            if n > 0 {
+                self.out.push(b',');
+            }
+            push_text(self.out, value);
+        }
+        self.out.push(b']');
+    }
+
+    /// Adds the signature over everything of the record so far.
+    pub(super) fn sign<S: AsRef<[u8]>>(&mut self, sign: impl FnOnce(&[u8]) -> S) {
+        let signature = sign(&self.out[self.from..]);
+        self.hex("signature", signature.as_ref());
+    }
+
+    pub(super) fn deed(&mut self, who: &str, action: &str, subject: &str, detail: &str) {
+        self.text("principal", who);
+        self.text("action", action);
+        self.text("subject", subject);
+        self.text("detail", detail);
+    }
+
+    pub(super) fn dropped(&mut self, count: u64) {
+        self.deed("node", "records_dropped", "audit", "refusals that came while records couldn't be written");
+        self.number("dropped", count);
     }
 
     pub(super) fn intent(&mut self, i: &Intent<'_>) {

@@ -1,5 +1,6 @@
-//! Checks chains and reads records.
+//! Checks chains: each by itself, then each against what the others saw of it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -7,8 +8,10 @@ use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublic
 use serde_json::Value;
 
 use super::Error;
-use super::journal::{AuditKeys, head_mac, link, segments, seq_and_mac, signed_bytes};
-use super::record::RecordKind;
+use super::journal::AuditKeys;
+use super::layout::{
+    Digest, Found, Head, Parts, Register, chains, genesis, link, mac_of, segments, signed_bytes, slot_name,
+};
 
 /// What a check of all chains found.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -19,16 +22,20 @@ pub struct Report {
     pub records: u64,
     /// How many signed records verified.
     pub signatures: u64,
-    /// The first bad record of each bad chain; empty means that everything is whole.
+    /// How many records come after the last signature of their chain: only the key-encryption key
+    /// shows a change of these.
+    pub unsigned: u64,
+    /// The first bad record of each bad chain, and cut ends that later starts own up to; empty means
+    /// that everything is whole.
     pub troubles: Vec<Trouble>,
 }
 
-/// The first bad record of a chain.
+/// A bad record, or the place of one that is missing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trouble {
-    /// The segment.
+    /// The segment, or what is missing.
     pub file: PathBuf,
-    /// The line in it, from 1.
+    /// The line in it, from 1; 0 if the file as a whole is meant.
     pub line: u64,
     /// The number that the record has, or should have.
     pub seq: u64,
@@ -36,183 +43,270 @@ pub struct Trouble {
     pub why: &'static str,
 }
 
+/// The public half of the key that signs checkpoints.
+///
+/// # Errors
+/// The key can't be used.
+pub fn public_key(keys: &AuditKeys) -> Result<[u8; 32], Error> {
+    let signer = Ed25519KeyPair::from_seed_unchecked(keys.sign.expose()).map_err(|_| Error::Key)?;
+    signer.public_key().as_ref().try_into().map_err(|_| Error::Key)
+}
+
 /// Checks every chain below `dir`.
 ///
 /// # Errors
 /// A file can't be read.
 pub fn verify(dir: &Path, keys: &AuditKeys) -> Result<Report, Error> {
-    let signer = Ed25519KeyPair::from_seed_unchecked(keys.sign.expose()).map_err(|_| Error::Key)?;
-    let mut report = Report::default();
-    for chain in chains(dir)? {
-        report.chains += 1;
-        if let Err(trouble) = verify_chain(&chain, keys, signer.public_key().as_ref(), &mut report)? {
-            report.troubles.push(trouble);
-        }
-    }
-    Ok(report)
+    Check { dir, mac_key: Some(keys.mac.expose()), signer: public_key(keys)? }.run()
 }
 
-fn chains(dir: &Path) -> Result<Vec<PathBuf>, Error> {
-    let mut all = Vec::new();
-    for entry in fs::read_dir(dir).map_err(|e| Error::io(dir, e))? {
-        let path = entry.map_err(|e| Error::io(dir, e))?.path();
-        if path.is_dir() {
-            all.push(path);
-        }
-    }
-    all.sort();
-    Ok(all)
-}
-
-fn verify_chain(
-    dir: &Path,
-    keys: &AuditKeys,
-    signer: &[u8],
-    report: &mut Report,
-) -> Result<Result<(), Trouble>, Error> {
-    let head = fs::read_to_string(dir.join("head")).ok();
-    let (mut seq, mut mac, mut last_segment) = (0u64, [0u8; 32], 0u64);
-    let mut torn_before = 0u64;
-    let mut seen_head = head.is_none();
-    let all = segments(dir)?;
-    let Some((_, last_path)) = all.last().cloned() else {
-        let why = "the chain's segments are gone";
-        return Ok(if head.is_none() { Ok(()) } else { Err(Trouble { file: dir.to_owned(), line: 0, seq: 1, why }) });
-    };
-    for (number, path) in &all {
-        let bad = |line: u64, seq: u64, why| Ok(Err(Trouble { file: path.clone(), line, seq, why }));
-        if *number != last_segment + 1 {
-            return bad(0, seq + 1, "a segment before this one is missing");
-        }
-        last_segment = *number;
-        let text = fs::read(path).map_err(|e| Error::io(path, e))?;
-        let mut at = 0;
-        let mut line_number = 0;
-        while at < text.len() {
-            line_number += 1;
-            let Some(end) = memchr::memchr(b'\n', &text[at..]) else {
-                // What a crash tore is accepted only if the next start record owns up to it.
-                torn_before += (text.len() - at) as u64;
-                break;
-            };
-            let line = &text[at..at + end];
-            at += end + 1;
-            let Some((of, claimed)) = seq_and_mac(line) else {
-                return bad(line_number, seq + 1, "the record can't be read");
-            };
-            if of != seq + 1 {
-                return bad(
-                    line_number,
-                    seq + 1,
-                    "the record's number is not the next: one is missing, moved or repeated",
-                );
-            }
-            let body = memchr::memmem::rfind(line, b",\"mac\":\"").map_or(line, |cut| &line[..cut]);
-            if link(keys.mac.expose(), &mac, body) != claimed {
-                return bad(line_number, of, "the record was changed");
-            }
-            let value: Value = match serde_json::from_slice(line) {
-                Ok(value) => value,
-                Err(_) => return bad(line_number, of, "the record can't be read"),
-            };
-            let kind = match value["kind"].as_str() {
-                Some("start") => Some(RecordKind::Start),
-                Some("stop") => Some(RecordKind::Stop),
-                Some("checkpoint") => Some(RecordKind::Checkpoint),
-                _ => None,
-            };
-            if let Some(kind) = kind {
-                if !signature_holds(&value, kind, of, &mac, signer) {
-                    return bad(line_number, of, "the record's signature doesn't hold");
-                }
-                report.signatures += 1;
-                if kind == RecordKind::Start {
-                    if value["torn"].as_u64().unwrap_or(0) != torn_before {
-                        return bad(line_number, of, "bytes before this start are torn and it doesn't say so");
-                    }
-                    torn_before = 0;
-                }
-            }
-            (seq, mac) = (of, claimed);
-            report.records += 1;
-            seen_head |= head.as_deref().is_some_and(|h| names_head(h, keys, seq, &mac));
-        }
-    }
-    if !seen_head {
-        let why = "the chain ends before the head that was recorded for it: its end was cut off";
-        return Ok(Err(Trouble { file: last_path, line: 0, seq: seq + 1, why }));
-    }
-    Ok(Ok(()))
-}
-
-fn names_head(head: &str, keys: &AuditKeys, seq: u64, mac: &[u8; 32]) -> bool {
-    let mut words = head.split_whitespace().skip(1);
-    words.next().and_then(|s| s.parse().ok()) == Some(seq)
-        && words.next() == Some(hex::encode(head_mac(keys.mac.expose(), seq, mac)).as_str())
-}
-
-fn signature_holds(value: &Value, kind: RecordKind, seq: u64, previous: &[u8; 32], signer: &[u8]) -> bool {
-    let hex_of = |name: &str| value[name].as_str().and_then(|t| hex::decode(t).ok()).unwrap_or_default();
-    hex_of("previous") == previous
-        && hex_of("signer") == signer
-        && UnparsedPublicKey::new(&ED25519, signer)
-            .verify(&signed_bytes(kind, seq, previous), &hex_of("signature"))
-            .is_ok()
-}
-
-/// Which records are wanted.
-#[derive(Debug, Clone, Default)]
-pub struct Filter {
-    /// Only this kind.
-    pub kind: Option<String>,
-    /// Only this session.
-    pub session: Option<String>,
-    /// Only this key, by name.
-    pub key: Option<String>,
-    /// Only this exchange.
-    pub exchange: Option<String>,
-    /// From this time on, in milliseconds since the epoch.
-    pub since: Option<i64>,
-    /// At most so many, the newest.
-    pub limit: usize,
-}
-
-/// The newest records that fit, oldest first.
+/// Checks every chain below `dir` with the public key alone. A change of any record that a signature
+/// follows is found, and so is a chain that ends before another saw it; a change behind a chain's
+/// last signature, of the register and of a head is not.
 ///
 /// # Errors
 /// A file can't be read.
-pub fn query(dir: &Path, filter: &Filter) -> Result<Vec<Value>, Error> {
-    let mut found: Vec<Value> = Vec::new();
-    for chain in chains(dir)? {
-        for (_, path) in segments(&chain)?.into_iter().rev() {
-            let text = fs::read(&path).map_err(|e| Error::io(&path, e))?;
-            let mut of_segment = 0;
-            for line in text.rsplit(|b| *b == b'\n').filter(|l| !l.is_empty()) {
-                let Ok(value) = serde_json::from_slice::<Value>(line) else { continue };
-                if fits(&value, filter) {
-                    found.push(value);
-                    of_segment += 1;
-                    if of_segment >= filter.limit {
-                        break;
-                    }
-                }
-            }
-            if of_segment >= filter.limit {
-                break;
-            }
-        }
-    }
-    found.sort_by_key(|v| std::cmp::Reverse(v["time"].as_i64()));
-    found.truncate(filter.limit);
-    found.reverse();
-    Ok(found)
+pub fn verify_signatures(dir: &Path, public_key: [u8; 32]) -> Result<Report, Error> {
+    Check { dir, mac_key: None, signer: public_key }.run()
 }
 
-fn fits(value: &Value, filter: &Filter) -> bool {
-    let is = |name: &str, wanted: &Option<String>| wanted.as_deref().is_none_or(|w| value[name].as_str() == Some(w));
-    is("kind", &filter.kind)
-        && is("session", &filter.session)
-        && is("key", &filter.key)
-        && is("exchange", &filter.exchange)
-        && filter.since.is_none_or(|since| value["time"].as_i64().is_some_and(|at| at >= since))
+struct Check<'a> {
+    dir: &'a Path,
+    mac_key: Option<&'a [u8; 32]>,
+    signer: [u8; 32],
+}
+
+/// What signed records say about other chains: the furthest head, by the chain that it is of.
+type Joins = BTreeMap<u32, Head>;
+
+impl Check<'_> {
+    fn run(&self) -> Result<Report, Error> {
+        let mut report = Report::default();
+        let registered = self.register(&mut report)?;
+        let mut joins = Joins::new();
+        let mut ends = BTreeMap::new();
+        for (slot, dir) in chains(self.dir)? {
+            report.chains += 1;
+            let walk = Walk { check: self, slot, dir: &dir, report: &mut report, joins: &mut joins };
+            match walk.run(registered.contains(&slot))? {
+                Ok(()) => drop(ends.insert(slot, dir)),
+                Err(trouble) => report.troubles.push(trouble),
+            }
+        }
+        let there: BTreeSet<u32> = chains(self.dir)?.into_iter().map(|(slot, _)| slot).collect();
+        let known = registered.iter().chain(joins.keys()).copied().collect::<BTreeSet<_>>();
+        for slot in known.difference(&there) {
+            let file = self.dir.join(slot_name(*slot));
+            report.troubles.push(Trouble { file, line: 0, seq: 1, why: "the whole chain is gone" });
+        }
+        for (slot, head) in &joins {
+            // A chain that is bad by itself is named already.
+            if let Some(dir) = ends.get(slot) {
+                report.troubles.extend(joined(dir, *head)?);
+            }
+        }
+        Ok(report)
+    }
+
+    fn register(&self, report: &mut Report) -> Result<BTreeSet<u32>, Error> {
+        let file = Register::path(self.dir);
+        let why = match Register::read(self.dir, self.mac_key)? {
+            Found::Whole(slots) => return Ok(slots),
+            Found::Absent if chains(self.dir)?.iter().all(|(_, dir)| !dir.join("head").exists()) => None,
+            Found::Absent => Some("the register of chains is gone, so a chain may be missing"),
+            Found::Changed => Some("the register of chains was changed"),
+        };
+        report.troubles.extend(why.map(|why| Trouble { file, line: 0, seq: 0, why }));
+        Ok(BTreeSet::new())
+    }
+}
+
+/// Looks up what another chain saw of this one.
+fn joined(dir: &Path, wanted: Head) -> Result<Option<Trouble>, Error> {
+    let mut last = dir.to_owned();
+    for (_, path) in segments(dir)?.into_iter().rev() {
+        let text = fs::read(&path).map_err(|e| Error::io(&path, e))?;
+        let first = text.split(|b| *b == b'\n').next().and_then(Parts::of);
+        if first.is_none_or(|first| first.seq > wanted.seq) {
+            last = path;
+            continue;
+        }
+        for (number, line) in (1..).zip(text.split(|b| *b == b'\n')) {
+            let Some(parts) = Parts::of(line).filter(|p| p.seq == wanted.seq) else { continue };
+            let why = "the record is another than the one that a signed record of another chain saw";
+            let same = parts.mac == wanted.mac;
+            return Ok((!same).then(|| Trouble { file: path.clone(), line: number, seq: parts.seq, why }));
+        }
+        last = path;
+        break;
+    }
+    let why = "the chain ends before a record that a signed record of another chain saw: its end was cut off";
+    Ok(Some(Trouble { file: last, line: 0, seq: wanted.seq, why }))
+}
+
+/// The way through one chain.
+struct Walk<'a> {
+    check: &'a Check<'a>,
+    slot: u32,
+    dir: &'a Path,
+    report: &'a mut Report,
+    joins: &'a mut Joins,
+}
+
+/// How far the way has come.
+struct At {
+    /// Absent before the first record when only the public key is there.
+    mac: Option<[u8; 32]>,
+    seq: u64,
+    torn: u64,
+    /// The digest of the last segment that isn't empty.
+    before: [u8; 32],
+    /// Over this segment, as far as it was hashed.
+    hasher: blake3::Hasher,
+    hashed: usize,
+    unsigned: u64,
+}
+
+impl At {
+    /// The digest of what a segment holds, which begins with what was hashed of it already.
+    fn digest(&mut self, text: &[u8]) -> [u8; 32] {
+        self.hasher.update(&text[self.hashed..]);
+        self.hashed = text.len();
+        *self.hasher.finalize().as_bytes()
+    }
+}
+
+impl Walk<'_> {
+    fn run(mut self, registered: bool) -> Result<Result<(), Trouble>, Error> {
+        let head = Head::read(self.dir, self.check.mac_key, self.slot)?;
+        let all = segments(self.dir)?;
+        let whole = |file: &Path, seq, why| Ok(Err(Trouble { file: file.to_owned(), line: 0, seq, why }));
+        let Some((_, last)) = all.last() else {
+            let begun = registered || head != Found::Absent;
+            return if begun { whole(self.dir, 1, "the chain's segments are gone") } else { Ok(Ok(())) };
+        };
+        let key = self.check.mac_key;
+        let mut at = At {
+            mac: key.map(|key| genesis(key, self.slot)),
+            seq: 0,
+            torn: 0,
+            before: Digest::default().value(),
+            hasher: blake3::Hasher::new(),
+            hashed: 0,
+            unsigned: 0,
+        };
+        let mut seen_head = false;
+        for (expected, (number, path)) in (1..).zip(&all) {
+            if *number != expected {
+                return whole(path, at.seq + 1, "a segment before this one is missing");
+            }
+            let text = fs::read(path).map_err(|e| Error::io(path, e))?;
+            let mut from = 0;
+            for (number, end) in (1..).zip(memchr::memchr_iter(b'\n', &text)) {
+                let line = &text[from..end];
+                if let Err((seq, why)) = self.record(line, &text[..from], path, number, &mut at) {
+                    return Ok(Err(Trouble { file: path.clone(), line: number, seq, why }));
+                }
+                from = end + 1;
+                seen_head |= matches!(&head, Found::Whole(h) if at.seq == h.seq && at.mac == Some(h.mac));
+            }
+            // What a crash tore is accepted only if the next start record owns up to it.
+            at.torn += (text.len() - from) as u64;
+            if !text.is_empty() {
+                at.before = at.digest(&text);
+            }
+            (at.hasher, at.hashed) = (blake3::Hasher::new(), 0);
+        }
+        self.report.unsigned += at.unsigned;
+        match head {
+            Found::Changed => whole(&self.dir.join("head"), at.seq, "the chain's head was changed"),
+            Found::Absent if registered => {
+                whole(&self.dir.join("head"), at.seq, "the chain's head is gone, so its end may have been cut off")
+            }
+            Found::Whole(head) if !seen_head => {
+                let why = "the chain ends before the head that was recorded for it: its end was cut off";
+                whole(last, head.seq.min(at.seq + 1), why)
+            }
+            _ => Ok(Ok(())),
+        }
+    }
+
+    /// Checks a record; `before` is what its segment holds before it.
+    fn record(
+        &mut self,
+        line: &[u8],
+        before: &[u8],
+        path: &Path,
+        number: u64,
+        at: &mut At,
+    ) -> Result<(), (u64, &'static str)> {
+        let Some(parts) = Parts::of(line) else { return Err((at.seq + 1, "the record can't be read")) };
+        if parts.seq != at.seq + 1 {
+            return Err((at.seq + 1, "the record's number is not the next: one is missing, moved or repeated"));
+        }
+        if let (Some(key), Some(previous)) = (self.check.mac_key, &at.mac)
+            && link(key, previous, parts.body) != parts.mac
+        {
+            return Err((parts.seq, "the record was changed, or belongs elsewhere"));
+        }
+        let kind = parts.kind();
+        if matches!(kind, b"start" | b"stop" | b"checkpoint") {
+            let digest = if before.is_empty() { at.before } else { at.digest(before) };
+            let signed = self.signature(&parts, at).map_err(|why| (parts.seq, why))?;
+            if kind == b"start" {
+                if signed["lost"].as_u64().is_some() {
+                    let why = "the end of the chain was cut off before this start took it up";
+                    let file = path.to_owned();
+                    self.report.troubles.push(Trouble { file, line: number, seq: at.seq + 1, why });
+                }
+                if signed["torn"].as_u64().unwrap_or(0) != at.torn {
+                    return Err((parts.seq, "bytes before this start are torn and it doesn't say so"));
+                }
+                at.torn = 0;
+            }
+            if signed["digest"].as_str().and_then(mac_of) != Some(digest) {
+                return Err((parts.seq, "a record between this signed one and the one before it was changed"));
+            }
+            self.report.signatures += 1;
+            at.unsigned = 0;
+        } else {
+            at.unsigned += 1;
+            if at.mac.is_none() {
+                return Err((parts.seq, "the chain doesn't begin with a signed start"));
+            }
+        }
+        if at.torn > 0 {
+            return Err((parts.seq, "bytes before this record are torn and no start says so"));
+        }
+        (at.seq, at.mac) = (parts.seq, Some(parts.mac));
+        self.report.records += 1;
+        Ok(())
+    }
+
+    /// Checks a signed record and takes over what it says about other chains.
+    fn signature(&mut self, parts: &Parts<'_>, at: &At) -> Result<Value, &'static str> {
+        const BAD: &str = "the record's signature doesn't hold";
+        let cut = memchr::memmem::rfind(parts.body, b",\"signature\":\"").ok_or(BAD)?;
+        let signature = parts.body[cut..].strip_suffix(b"\"").and_then(|s| hex::decode(&s[14..]).ok()).ok_or(BAD)?;
+        UnparsedPublicKey::new(&ED25519, self.check.signer)
+            .verify(&signed_bytes(self.slot, &parts.body[..cut]), &signature)
+            .map_err(|_| BAD)?;
+        let value: Value = serde_json::from_slice(&[&parts.body[..cut], b"}"].concat()).map_err(|_| BAD)?;
+        let hash = |name: &str| value[name].as_str().and_then(mac_of);
+        if at.mac.is_some_and(|mac| hash("previous") != Some(mac)) {
+            return Err("the record before this signed one was changed or replaced");
+        }
+        for join in value["joins"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            let mut words = join.split(' ');
+            let mut next = || words.next();
+            let slot = next().and_then(|s| s.parse().ok());
+            let seq = next().and_then(|s| s.parse().ok());
+            let mac = next().and_then(mac_of);
+            let (Some(slot), Some(seq), Some(mac)) = (slot, seq, mac) else { return Err(BAD) };
+            if self.joins.get(&slot).is_none_or(|known| known.seq < seq) {
+                self.joins.insert(slot, Head { seq, mac });
+            }
+        }
+        Ok(value)
+    }
 }
