@@ -102,8 +102,8 @@ pub(super) struct New {
 }
 
 /// List access requests
-#[utoipa::path(get, path = "/api/v1/mcp/access-requests", tag = "access requests", params(Paging),
-    responses((status = 200, body = List), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
+#[utoipa::path(get, operation_id = "access_list", path = "/api/v1/mcp/access-requests", tag = "access requests", params(Paging),
+    responses((status = 200, description = "Done", body = List), (status = "4XX", description = "Refused, and why", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn list(
     Shared(admin): Shared<State>,
     caller: Caller,
@@ -120,8 +120,8 @@ pub(super) async fn list(
 ///
 /// The tool's own bounds and the policies decide. What they approve becomes a session at once; what
 /// needs a person stays pending.
-#[utoipa::path(post, path = "/api/v1/mcp/access-requests", tag = "access requests", request_body = New,
-    responses((status = 201, body = Answer), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
+#[utoipa::path(post, operation_id = "access_request", path = "/api/v1/mcp/access-requests", tag = "access requests", request_body = New,
+    responses((status = 201, description = "Made", body = Answer), (status = "4XX", description = "Refused, and why", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn request(
     Shared(admin): Shared<State>,
     caller: Caller,
@@ -183,9 +183,9 @@ pub(super) async fn request(
 }
 
 /// Show an access request
-#[utoipa::path(get, path = "/api/v1/mcp/access-requests/{id}", tag = "access requests",
+#[utoipa::path(get, operation_id = "access_show", path = "/api/v1/mcp/access-requests/{id}", tag = "access requests",
     params(("id" = String, Path, description = "id")),
-    responses((status = 200, body = View), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
+    responses((status = 200, description = "Done", body = View), (status = "4XX", description = "Refused, and why", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn show(
     Shared(admin): Shared<State>,
     caller: Caller,

@@ -64,8 +64,8 @@ struct Trouble {
 }
 
 /// Read audit records
-#[utoipa::path(get, path = "/api/v1/audit", tag = "audit", params(Which),
-    responses((status = 200, body = Records), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
+#[utoipa::path(get, operation_id = "audit_query", path = "/api/v1/audit", tag = "audit", params(Which),
+    responses((status = 200, description = "Done", body = Records), (status = "4XX", description = "Refused, and why", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn query(Shared(admin): Shared<State>, Query(which): Query<Which>) -> Result<Json<Records>, Problem> {
     let filter = audit::Filter {
         kind: which.kind,
@@ -82,8 +82,8 @@ pub(super) async fn query(Shared(admin): Shared<State>, Query(which): Query<Whic
 }
 
 /// Verify the audit chains
-#[utoipa::path(get, path = "/api/v1/audit/verify", tag = "audit",
-    responses((status = 200, body = Report), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
+#[utoipa::path(get, operation_id = "audit_verify", path = "/api/v1/audit/verify", tag = "audit",
+    responses((status = 200, description = "Done", body = Report), (status = "4XX", description = "Refused, and why", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn verify(Shared(admin): Shared<State>) -> Result<Json<Report>, Problem> {
     let work = move || audit::verify(&admin.audit_dir, &admin.audit_keys);
     let found = tokio::task::spawn_blocking(work).await.map_err(|_| Problem::internal())??;

@@ -240,8 +240,8 @@ async fn find(admin: &Admin, org: OrgId, wanted: &str) -> Result<Key, Problem> {
 }
 
 /// List keys
-#[utoipa::path(get, path = "/api/v1/api-keys", tag = "keys", params(Which),
-    responses((status = 200, body = List), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
+#[utoipa::path(get, operation_id = "keys_list", path = "/api/v1/api-keys", tag = "keys", params(Which),
+    responses((status = 200, description = "Done", body = List), (status = "4XX", description = "Refused, and why", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn list(
     Shared(admin): Shared<State>,
     caller: Caller,
@@ -263,8 +263,8 @@ pub(super) async fn list(
 }
 
 /// Store a key
-#[utoipa::path(post, path = "/api/v1/api-keys", tag = "keys", request_body = New,
-    responses((status = 201, body = View), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
+#[utoipa::path(post, operation_id = "keys_create", path = "/api/v1/api-keys", tag = "keys", request_body = New,
+    responses((status = 201, description = "Made", body = View), (status = "4XX", description = "Refused, and why", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn create(
     Shared(admin): Shared<State>,
     caller: Caller,
@@ -295,8 +295,8 @@ pub(super) async fn create(
 }
 
 /// Show a key
-#[utoipa::path(get, path = "/api/v1/api-keys/{id}", tag = "keys", params(("id" = String, Path, description = "id or name")),
-    responses((status = 200, body = View), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
+#[utoipa::path(get, operation_id = "keys_show", path = "/api/v1/api-keys/{id}", tag = "keys", params(("id" = String, Path, description = "id or name")),
+    responses((status = 200, description = "Done", body = View), (status = "4XX", description = "Refused, and why", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn show(
     Shared(admin): Shared<State>,
     caller: Caller,
@@ -309,9 +309,9 @@ pub(super) async fn show(
 /// Change a key
 ///
 /// A changed destination is bound into the sealed secret anew.
-#[utoipa::path(put, path = "/api/v1/api-keys/{id}", tag = "keys", params(("id" = String, Path, description = "id or name")),
+#[utoipa::path(put, operation_id = "keys_edit", path = "/api/v1/api-keys/{id}", tag = "keys", params(("id" = String, Path, description = "id or name")),
     request_body = Edit,
-    responses((status = 200, body = View), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
+    responses((status = 200, description = "Done", body = View), (status = "4XX", description = "Refused, and why", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn edit(
     Shared(admin): Shared<State>,
     caller: Caller,
@@ -371,8 +371,8 @@ fn listed(hosts: &[HostPattern]) -> String {
 }
 
 /// Delete a key, its versions and its tokens
-#[utoipa::path(delete, path = "/api/v1/api-keys/{id}", tag = "keys", params(("id" = String, Path, description = "id or name")),
-    responses((status = 204), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
+#[utoipa::path(delete, operation_id = "keys_delete", path = "/api/v1/api-keys/{id}", tag = "keys", params(("id" = String, Path, description = "id or name")),
+    responses((status = 204, description = "Gone"), (status = "4XX", description = "Refused, and why", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn delete(
     Shared(admin): Shared<State>,
     caller: Caller,
@@ -385,9 +385,9 @@ pub(super) async fn delete(
 }
 
 /// Give a key a new value; tokens and sessions stay
-#[utoipa::path(post, path = "/api/v1/api-keys/{id}/rotate", tag = "keys",
+#[utoipa::path(post, operation_id = "keys_rotate", path = "/api/v1/api-keys/{id}/rotate", tag = "keys",
     params(("id" = String, Path, description = "id or name")), request_body = Rotation,
-    responses((status = 200, body = View), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
+    responses((status = 200, description = "Done", body = View), (status = "4XX", description = "Refused, and why", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn rotate(
     Shared(admin): Shared<State>,
     caller: Caller,

@@ -6,7 +6,8 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::{audit, store};
+use crate::audit;
+use crate::store;
 
 /// What went wrong, why, and what to do. The media type is `application/problem+json`.
 #[derive(Debug, Serialize, ToSchema)]

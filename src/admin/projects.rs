@@ -71,8 +71,8 @@ pub(super) struct Edit {
 }
 
 /// List projects
-#[utoipa::path(get, path = "/api/v1/projects", tag = "projects", params(Paging),
-    responses((status = 200, body = List), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
+#[utoipa::path(get, operation_id = "projects_list", path = "/api/v1/projects", tag = "projects", params(Paging),
+    responses((status = 200, description = "Done", body = List), (status = "4XX", description = "Refused, and why", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn list(
     Shared(admin): Shared<State>,
     caller: Caller,
@@ -85,8 +85,8 @@ pub(super) async fn list(
 }
 
 /// Make a project
-#[utoipa::path(post, path = "/api/v1/projects", tag = "projects", request_body = New,
-    responses((status = 201, body = View), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
+#[utoipa::path(post, operation_id = "projects_create", path = "/api/v1/projects", tag = "projects", request_body = New,
+    responses((status = 201, description = "Made", body = View), (status = "4XX", description = "Refused, and why", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn create(
     Shared(admin): Shared<State>,
     caller: Caller,
@@ -105,8 +105,8 @@ pub(super) async fn create(
 }
 
 /// Show a project
-#[utoipa::path(get, path = "/api/v1/projects/{id}", tag = "projects", params(("id" = String, Path, description = "id or name")),
-    responses((status = 200, body = View), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
+#[utoipa::path(get, operation_id = "projects_show", path = "/api/v1/projects/{id}", tag = "projects", params(("id" = String, Path, description = "id or name")),
+    responses((status = 200, description = "Done", body = View), (status = "4XX", description = "Refused, and why", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn show(
     Shared(admin): Shared<State>,
     caller: Caller,
@@ -116,9 +116,9 @@ pub(super) async fn show(
 }
 
 /// Change a project
-#[utoipa::path(put, path = "/api/v1/projects/{id}", tag = "projects", params(("id" = String, Path, description = "id or name")),
+#[utoipa::path(put, operation_id = "projects_edit", path = "/api/v1/projects/{id}", tag = "projects", params(("id" = String, Path, description = "id or name")),
     request_body = Edit,
-    responses((status = 200, body = View), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
+    responses((status = 200, description = "Done", body = View), (status = "4XX", description = "Refused, and why", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn edit(
     Shared(admin): Shared<State>,
     caller: Caller,
@@ -139,8 +139,8 @@ pub(super) async fn edit(
 }
 
 /// Delete a project that holds nothing
-#[utoipa::path(delete, path = "/api/v1/projects/{id}", tag = "projects", params(("id" = String, Path, description = "id or name")),
-    responses((status = 204), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
+#[utoipa::path(delete, operation_id = "projects_delete", path = "/api/v1/projects/{id}", tag = "projects", params(("id" = String, Path, description = "id or name")),
+    responses((status = 204, description = "Gone"), (status = "4XX", description = "Refused, and why", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn delete(
     Shared(admin): Shared<State>,
     caller: Caller,

@@ -218,8 +218,8 @@ pub(super) async fn find(admin: &Admin, org: OrgId, id: &str) -> Result<Session,
 }
 
 /// List sessions
-#[utoipa::path(get, path = "/api/v1/mcp/sessions", tag = "sessions", params(Which),
-    responses((status = 200, body = List), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
+#[utoipa::path(get, operation_id = "sessions_list", path = "/api/v1/mcp/sessions", tag = "sessions", params(Which),
+    responses((status = 200, description = "Done", body = List), (status = "4XX", description = "Refused, and why", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn list(
     Shared(admin): Shared<State>,
     caller: Caller,
@@ -238,8 +238,8 @@ pub(super) async fn list(
 }
 
 /// Start a session
-#[utoipa::path(post, path = "/api/v1/mcp/sessions", tag = "sessions", request_body = New,
-    responses((status = 201, body = StartedView), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
+#[utoipa::path(post, operation_id = "sessions_start", path = "/api/v1/mcp/sessions", tag = "sessions", request_body = New,
+    responses((status = 201, description = "Made", body = StartedView), (status = "4XX", description = "Refused, and why", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn start(
     Shared(admin): Shared<State>,
     caller: Caller,
@@ -274,8 +274,8 @@ pub(super) async fn start(
 }
 
 /// Show a session
-#[utoipa::path(get, path = "/api/v1/mcp/sessions/{id}", tag = "sessions", params(("id" = String, Path, description = "id")),
-    responses((status = 200, body = View), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
+#[utoipa::path(get, operation_id = "sessions_show", path = "/api/v1/mcp/sessions/{id}", tag = "sessions", params(("id" = String, Path, description = "id")),
+    responses((status = 200, description = "Done", body = View), (status = "4XX", description = "Refused, and why", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn show(
     Shared(admin): Shared<State>,
     caller: Caller,
@@ -287,8 +287,8 @@ pub(super) async fn show(
 /// Revoke a session and everything in it
 ///
 /// Exchanges that run are aborted.
-#[utoipa::path(delete, path = "/api/v1/mcp/sessions/{id}", tag = "sessions", params(("id" = String, Path, description = "id")),
-    responses((status = 200, body = View), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
+#[utoipa::path(delete, operation_id = "sessions_revoke", path = "/api/v1/mcp/sessions/{id}", tag = "sessions", params(("id" = String, Path, description = "id")),
+    responses((status = 200, description = "Done", body = View), (status = "4XX", description = "Refused, and why", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn revoke(
     Shared(admin): Shared<State>,
     caller: Caller,

@@ -34,7 +34,7 @@ pub(super) struct Providers {
 }
 
 /// List providers
-#[utoipa::path(get, path = "/api/v1/providers", tag = "providers", responses((status = 200, body = Providers), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
+#[utoipa::path(get, operation_id = "providers", path = "/api/v1/providers", tag = "providers", responses((status = 200, description = "Done", body = Providers), (status = "4XX", description = "Refused, and why", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn providers(Shared(admin): Shared<State>) -> Json<Providers> {
     let view = |p: &crate::providers::Provider| {
         let destination = p.destination();
@@ -69,8 +69,8 @@ pub(super) struct Question {
 }
 
 /// Ask which rule decides a request, and why
-#[utoipa::path(post, path = "/api/v1/policy/explain", tag = "policy", request_body = Question,
-    responses((status = 200, body = Object), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
+#[utoipa::path(post, operation_id = "explain", path = "/api/v1/policy/explain", tag = "policy", request_body = Question,
+    responses((status = 200, description = "Done", body = Object), (status = "4XX", description = "Refused, and why", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn explain(
     Shared(admin): Shared<State>,
     caller: Caller,
@@ -118,7 +118,7 @@ pub(super) struct Status {
 }
 
 /// Show how the node stands
-#[utoipa::path(get, path = "/api/v1/status", tag = "system", responses((status = 200, body = Status), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
+#[utoipa::path(get, operation_id = "status", path = "/api/v1/status", tag = "system", responses((status = 200, description = "Done", body = Status), (status = "4XX", description = "Refused, and why", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn status(Shared(admin): Shared<State>) -> Json<Status> {
     Json(Status {
         version: env!("CARGO_PKG_VERSION"),
@@ -133,8 +133,8 @@ pub(super) async fn status(Shared(admin): Shared<State>) -> Json<Status> {
 /// Take over changed policies and settings
 ///
 /// The same as SIGHUP. If anything is wrong, the old ones stay in force.
-#[utoipa::path(post, path = "/api/v1/reload", tag = "system",
-    responses((status = 200, body = Status), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
+#[utoipa::path(post, operation_id = "reload", path = "/api/v1/reload", tag = "system",
+    responses((status = 200, description = "Done", body = Status), (status = "4XX", description = "Refused, and why", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn reload(Shared(admin): Shared<State>, caller: Caller) -> Result<Json<Status>, Problem> {
     let Some(node) = &admin.node else {
         return Err(Problem::conflict("no node runs here; what starts reads the files as they are"));
@@ -145,14 +145,14 @@ pub(super) async fn reload(Shared(admin): Shared<State>, caller: Caller) -> Resu
 }
 
 /// Whether the process lives
-#[utoipa::path(get, path = "/healthz", tag = "system", security(()), responses((status = 200, body = String, content_type = "text/plain")))]
+#[utoipa::path(get, operation_id = "healthz", path = "/healthz", tag = "system", security(()), responses((status = 200, description = "Done", body = String, content_type = "text/plain")))]
 pub(super) async fn healthz() -> &'static str {
     "ok\n"
 }
 
 /// Whether the node can use keys
-#[utoipa::path(get, path = "/readyz", tag = "system", security(()),
-    responses((status = 200, body = String, content_type = "text/plain"), (status = 503, body = String, content_type = "text/plain")))]
+#[utoipa::path(get, operation_id = "readyz", path = "/readyz", tag = "system", security(()),
+    responses((status = 200, description = "Done", body = String, content_type = "text/plain"), (status = 503, description = "Not ready, and why", body = String, content_type = "text/plain")))]
 pub(super) async fn readyz(Shared(admin): Shared<State>) -> (StatusCode, String) {
     match admin.node.as_ref().and_then(|node| (node.unready)()) {
         None => (StatusCode::OK, "ready\n".to_owned()),
@@ -161,8 +161,8 @@ pub(super) async fn readyz(Shared(admin): Shared<State>) -> (StatusCode, String)
 }
 
 /// Metrics in the text format of Prometheus
-#[utoipa::path(get, path = "/metrics", tag = "system",
-    responses((status = 200, body = String, content_type = "text/plain"), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
+#[utoipa::path(get, operation_id = "metrics", path = "/metrics", tag = "system",
+    responses((status = 200, description = "Done", body = String, content_type = "text/plain"), (status = "4XX", description = "Refused, and why", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn metrics(Shared(admin): Shared<State>) -> ([(HeaderName, &'static str); 1], String) {
     let text = match &admin.node {
         Some(node) => (node.metrics)(),

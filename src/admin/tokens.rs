@@ -112,9 +112,9 @@ pub(super) struct Which {
 }
 
 /// Mint a proxy token
-#[utoipa::path(post, path = "/api/v1/mcp/sessions/{id}/keys/{name}/proxy-token", tag = "proxy tokens",
+#[utoipa::path(post, operation_id = "tokens_mint", path = "/api/v1/mcp/sessions/{id}/keys/{name}/proxy-token", tag = "proxy tokens",
     params(("id" = String, Path, description = "the session's id"), ("name" = String, Path, description = "the key's name"), Life),
-    responses((status = 201, body = Minted), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
+    responses((status = 201, description = "Made", body = Minted), (status = "4XX", description = "Refused, and why", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn mint(
     Shared(admin): Shared<State>,
     caller: Caller,
@@ -168,8 +168,8 @@ async fn granted(admin: &Admin, org: OrgId, session: &Session, name: &str) -> Re
 }
 
 /// List proxy tokens
-#[utoipa::path(get, path = "/api/v1/mcp/proxy-tokens", tag = "proxy tokens", params(Which),
-    responses((status = 200, body = List), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
+#[utoipa::path(get, operation_id = "tokens_list", path = "/api/v1/mcp/proxy-tokens", tag = "proxy tokens", params(Which),
+    responses((status = 200, description = "Done", body = List), (status = "4XX", description = "Refused, and why", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn list(
     Shared(admin): Shared<State>,
     caller: Caller,
@@ -195,8 +195,8 @@ async fn find(admin: &Admin, org: OrgId, id: &str) -> Result<Token, Problem> {
 }
 
 /// Show a proxy token
-#[utoipa::path(get, path = "/api/v1/mcp/proxy-tokens/{id}", tag = "proxy tokens", params(("id" = String, Path, description = "id")),
-    responses((status = 200, body = View), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
+#[utoipa::path(get, operation_id = "tokens_show", path = "/api/v1/mcp/proxy-tokens/{id}", tag = "proxy tokens", params(("id" = String, Path, description = "id")),
+    responses((status = 200, description = "Done", body = View), (status = "4XX", description = "Refused, and why", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn show(
     Shared(admin): Shared<State>,
     caller: Caller,
@@ -209,8 +209,8 @@ pub(super) async fn show(
 /// Revoke a proxy token
 ///
 /// Exchanges that run with it are aborted.
-#[utoipa::path(delete, path = "/api/v1/mcp/proxy-tokens/{id}", tag = "proxy tokens", params(("id" = String, Path, description = "id")),
-    responses((status = 200, body = View), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
+#[utoipa::path(delete, operation_id = "tokens_revoke", path = "/api/v1/mcp/proxy-tokens/{id}", tag = "proxy tokens", params(("id" = String, Path, description = "id")),
+    responses((status = 200, description = "Done", body = View), (status = "4XX", description = "Refused, and why", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn revoke(
     Shared(admin): Shared<State>,
     caller: Caller,

@@ -129,8 +129,8 @@ async fn find(admin: &Admin, org: OrgId, wanted: &str) -> Result<Tool, Problem> 
 }
 
 /// List tools
-#[utoipa::path(get, path = "/api/v1/mcp/tools", tag = "tools", params(Paging),
-    responses((status = 200, body = List), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
+#[utoipa::path(get, operation_id = "tools_list", path = "/api/v1/mcp/tools", tag = "tools", params(Paging),
+    responses((status = 200, description = "Done", body = List), (status = "4XX", description = "Refused, and why", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn list(
     Shared(admin): Shared<State>,
     caller: Caller,
@@ -144,8 +144,8 @@ pub(super) async fn list(
 }
 
 /// Register a tool
-#[utoipa::path(post, path = "/api/v1/mcp/tools", tag = "tools", request_body = New,
-    responses((status = 201, body = View), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
+#[utoipa::path(post, operation_id = "tools_register", path = "/api/v1/mcp/tools", tag = "tools", request_body = New,
+    responses((status = 201, description = "Made", body = View), (status = "4XX", description = "Refused, and why", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn register(
     Shared(admin): Shared<State>,
     caller: Caller,
@@ -169,8 +169,8 @@ pub(super) async fn register(
 }
 
 /// Show a tool
-#[utoipa::path(get, path = "/api/v1/mcp/tools/{id}", tag = "tools", params(("id" = String, Path, description = "id or name")),
-    responses((status = 200, body = View), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
+#[utoipa::path(get, operation_id = "tools_show", path = "/api/v1/mcp/tools/{id}", tag = "tools", params(("id" = String, Path, description = "id or name")),
+    responses((status = 200, description = "Done", body = View), (status = "4XX", description = "Refused, and why", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn show(
     Shared(admin): Shared<State>,
     caller: Caller,
@@ -181,9 +181,9 @@ pub(super) async fn show(
 }
 
 /// Change a tool
-#[utoipa::path(put, path = "/api/v1/mcp/tools/{id}", tag = "tools", params(("id" = String, Path, description = "id or name")),
+#[utoipa::path(put, operation_id = "tools_edit", path = "/api/v1/mcp/tools/{id}", tag = "tools", params(("id" = String, Path, description = "id or name")),
     request_body = Edit,
-    responses((status = 200, body = View), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
+    responses((status = 200, description = "Done", body = View), (status = "4XX", description = "Refused, and why", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn edit(
     Shared(admin): Shared<State>,
     caller: Caller,
@@ -223,8 +223,8 @@ pub(super) async fn edit(
 /// Delete a tool that never had a session
 ///
 /// One that had is kept for the record: disable it.
-#[utoipa::path(delete, path = "/api/v1/mcp/tools/{id}", tag = "tools", params(("id" = String, Path, description = "id or name")),
-    responses((status = 204), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
+#[utoipa::path(delete, operation_id = "tools_delete", path = "/api/v1/mcp/tools/{id}", tag = "tools", params(("id" = String, Path, description = "id or name")),
+    responses((status = 204, description = "Gone"), (status = "4XX", description = "Refused, and why", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn delete(
     Shared(admin): Shared<State>,
     caller: Caller,

@@ -235,16 +235,17 @@ async fn wait(command: &[String], environment: impl IntoIterator<Item = (String,
     use std::os::unix::process::ExitStatusExt as _;
     let Some((program, arguments)) = command.split_first() else { bail!("no command") };
     let environment: HashMap<String, String> = environment.into_iter().collect();
+    // Before the command starts: a signal that comes early is passed on too.
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut quit = signal(SignalKind::quit())?;
     let mut child = tokio::process::Command::new(program)
         .args(arguments)
         .env_clear()
         .envs(environment)
         .spawn()
         .with_context(|| format!("starting {program:?}: is it installed and in PATH?"))?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut hangup = signal(SignalKind::hangup())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut quit = signal(SignalKind::quit())?;
     loop {
         // A terminal sends interrupt and quit to the whole process group, so the command has them
         // already; the others come to us alone and are passed on.

@@ -15,7 +15,9 @@ use serde_yaml::Value;
 
 pub use settings::SETTINGS;
 
-use crate::{admin, app, store};
+use crate::admin;
+use crate::app;
+use crate::store;
 
 /// The commented defaults.
 pub const DEFAULT: &str = include_str!("default.yaml");

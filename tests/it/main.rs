@@ -1,7 +1,10 @@
 //! The integration tests: one binary, one file a subject.
 
 mod attacks;
+mod clients;
+mod commands;
 mod demo;
+mod floors;
 mod promises;
 mod store;
 mod support;

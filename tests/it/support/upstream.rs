@@ -101,6 +101,7 @@ pub enum Certificate {
 /// How the upstream is set up.
 #[derive(Clone)]
 pub struct Setup {
+    /// Its name, or several with commas.
     pub host: String,
     pub alpn: Vec<&'static str>,
     pub certificate: Certificate,
@@ -271,7 +272,8 @@ fn tls(setup: &Setup) -> (Arc<ServerConfig>, String) {
         Certificate::OtherName => "other.upstream.test".to_owned(),
         _ => setup.host.clone(),
     };
-    let mut leaf = CertificateParams::new(vec![name]).expect("parameters");
+    let names: Vec<String> = name.split(',').map(str::to_owned).collect();
+    let mut leaf = CertificateParams::new(names).expect("parameters");
     (leaf.not_before, leaf.not_after) = match setup.certificate {
         Certificate::Expired => (now - day * 30, now - day),
         Certificate::NotYetValid => (now + day, now + day * 30),

@@ -1,0 +1,8 @@
+//! The command line, as its users type it.
+
+mod admin;
+mod crash;
+mod everyday;
+mod isolation;
+mod readme;
+mod reload;

@@ -1,0 +1,202 @@
+//! A day with sallyport: keys, tools, sessions, tokens, policies, audit.
+
+use crate::support::binary::Place;
+use crate::support::emitted;
+
+const KEY: &str = "sk_live_everyday_0123456789";
+
+#[test]
+fn key_goes_in_is_listed_shown_edited_rotated_disabled_and_deleted() {
+    let place = Place::new();
+    place.ok(&["init"]);
+    place.add_key(&["stripe_api_key"], &format!("{KEY}\n"));
+    let shown = place.json(&["keys", "show", "stripe_api_key"]);
+    assert_eq!(shown["provider"], "stripe", "the name says whose key it is");
+    assert_eq!(shown["hosts"][0], "api.stripe.com");
+    place.ok(&["keys", "edit", "stripe_api_key", "--host", "api.stripe.com", "--expires-at", "2030-01-31T12:00:00Z"]);
+    let edited = place.json(&["keys", "show", "stripe_api_key"]);
+    assert_eq!(
+        (edited["hosts"].as_array().map(Vec::len), &edited["expiresAt"]),
+        (Some(1), &"2030-01-31T12:00:00.000Z".into())
+    );
+    let rotated = place.with_input(&["keys", "rotate", "stripe_api_key", "--json"], "sk_live_everyday_second");
+    assert!(String::from_utf8_lossy(&rotated.stdout).contains("\"version\": 2"));
+    place.ok(&["keys", "disable", "stripe_api_key"]);
+    assert_eq!(place.json(&["keys", "show", "stripe_api_key"])["state"], "disabled");
+    let said = place.fails(&["sessions", "start", "--key", "stripe_api_key"]);
+    assert!(said.contains("disabled"), "{said}");
+    place.ok(&["keys", "enable", "stripe_api_key"]);
+    assert_eq!(place.json(&["keys", "list"]).as_array().map(Vec::len), Some(1));
+    place.ok(&["keys", "delete", "stripe_api_key"]);
+    assert!(place.ok(&["keys", "list"]).contains("There are no keys"));
+    let all = format!("{}{}", place.ok(&["audit", "query"]), place.ok(&["audit", "verify"]));
+    assert_eq!(emitted::find(all.as_bytes(), KEY), None);
+    for action in ["key_create", "key_edit", "key_rotate", "key_delete"] {
+        assert!(all.contains(action), "{action} is recorded: {all}");
+    }
+    assert!(all.contains("all whole"), "{all}");
+}
+
+#[test]
+fn tool_session_and_token_from_start_to_revocation() {
+    let place = Place::new();
+    place.add_key(&["openai"], "sk-everyday-openai-1");
+    place.ok(&["tools", "register", "helper", "--key", "openai", "--max-session", "30m"]);
+    let said = place.fails(&["sessions", "start", "--tool", "helper", "--key", "openai", "--lasts", "2h"]);
+    assert!(said.contains("1800 seconds at most"), "{said}");
+    let said = place.fails(&["sessions", "start", "--key", "nothing"]);
+    assert!(said.contains("no key nothing"), "{said}");
+    let answer = place.json(&[
+        "access",
+        "request",
+        "--tool",
+        "helper",
+        "--key",
+        "openai",
+        "--justification",
+        "to try",
+        "--lasts",
+        "10m",
+    ]);
+    assert_eq!(answer["request"]["state"], "approved");
+    let id = answer["started"]["id"].as_str().expect("an id");
+    let minted = place.json(&["tokens", "mint", id, "openai"]);
+    assert!(minted["value"].as_str().is_some_and(|v| v.starts_with("sk-proj-spt_")), "{minted}");
+    assert_eq!(place.json(&["tokens", "list", "--session", id])[0]["state"], "active");
+    place.ok(&["tokens", "revoke", minted["id"].as_str().expect("an id")]);
+    assert_eq!(place.json(&["tokens", "list"])[0]["state"], "revoked");
+    place.ok(&["tools", "disable", "helper"]);
+    assert_eq!(place.json(&["sessions", "list"])[0]["state"], "revoked", "a disabled tool's sessions end");
+    let said = place.fails(&["tokens", "mint", id, "openai"]);
+    assert!(said.contains("revoked"), "{said}");
+}
+
+#[test]
+fn policy_explain_says_which_rule_decides_and_why() {
+    let place = Place::new();
+    place.ok(&["init"]);
+    assert!(place.ok(&["policy", "check"]).contains("every case holds"));
+    let explain = |request: &str| {
+        place.ok(&[
+            "policy",
+            "explain",
+            request,
+            "--key",
+            "stripe_api_key",
+            "--tool",
+            "payment-processor",
+            "--environment",
+            "production",
+        ])
+    };
+    let allowed = explain("POST https://api.stripe.com/v1/charges");
+    assert!(allowed.starts_with("allow") && allowed.contains("stripe-payments"), "{allowed}");
+    let denied = explain("POST https://api.stripe.com/v1/payouts");
+    assert!(denied.starts_with("deny") && denied.contains("no-payouts"), "{denied}");
+    std::fs::write(place.data.join("policies/mine.yaml"), "version: 1\nname: mine\nrulez: []\n").expect("written");
+    let said = place.fails(&["policy", "check"]);
+    assert!(said.contains("mine.yaml") && said.contains("rulez"), "{said}");
+}
+
+#[test]
+fn errors_say_what_to_do_and_never_repeat_a_secret() {
+    let place = Place::new();
+    let secret = "hunter2-hunter2-hunter2";
+    let cases: &[(&[&str], &str, &str)] = &[
+        (&["keys", "add", "Nice Name", "--host", "a.test"], secret, "not a name"),
+        (&["keys", "add", "x"], secret, "--provider"),
+        (&["keys", "add", "x", "--provider", "nobody"], secret, "providers list"),
+        (&["keys", "add", "x", "--host", "*.com"], secret, "public suffix"),
+        (&["keys", "add", "x", "--host", "a.test", "--slot", "header:host"], secret, "not a slot"),
+        (&["keys", "add", "x", "--host", "a.test"], "short", "shorter than 8"),
+        (&["keys", "add", "x", "--host", "a.test"], "", "empty"),
+        (&["keys", "add", "x", "--host", "a.test"], "hunter2\nhunter2-hunter2", "line break"),
+        (&["keys", "show", "x"], "", "no such key"),
+        (&["keys", "rotate", "x"], secret, "no such key"),
+        (&["projects", "add", "default"], "", "there already"),
+        (&["projects", "delete", "nothing"], "", "no such project"),
+        (&["sessions", "revoke", "nothing"], "", "no such session"),
+        (&["--server", "http://192.0.2.1:1", "keys", "list"], "", "unencrypted"),
+        (&["--server", "ftp://x", "keys", "list"], "", "URL"),
+        (&["config", "check", "/does/not/exist"], "", "No such file"),
+        (&["run", "--key", "nothing", "--", "true"], "", "no key nothing"),
+        (&["run", "--", "/does/not/exist"], "", "is it installed"),
+    ];
+    for (arguments, input, expected) in cases {
+        let output = place.with_input(arguments, input);
+        let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {said}");
+        assert!(said.contains(expected), "{arguments:?}: {said}");
+        assert!(!said.contains("hunter2"), "{arguments:?}: {said}");
+    }
+    assert_eq!(place.run(&["keys", "frobnicate"]).status.code(), Some(2), "misuse");
+}
+
+#[test]
+fn configuration_is_checked_with_all_its_mistakes_at_once() {
+    let place = Place::new();
+    let file = place.data.with_extension("yaml");
+    std::fs::write(&file, place.ok(&["config", "default"])).expect("written");
+    let path = file.to_str().expect("text");
+    assert!(place.ok(&["config", "check", path]).contains("right"));
+    std::fs::write(&file, "listen: { proxy: 0.0.0.0:1, gatway: x }\nstore: { timeout: 5 }\n").expect("written");
+    let said = place.fails(&["config", "check", path]);
+    for part in ["listen.proxy: ", "TLS", "listen.gatway: ", "is listen.gateway meant?", "store.timeout: "] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+}
+
+#[test]
+fn doctor_status_store_ca_providers_and_completions_answer() {
+    let place = Place::new();
+    assert!(place.ok(&["doctor"]).contains("isn't there yet"));
+    assert!(!place.data.exists(), "looking makes nothing");
+    place.ok(&["init"]);
+    let said = place.ok(&["doctor"]);
+    assert!(said.contains("ok    store: ") && said.contains("isolation"), "{said}");
+    assert!(place.ok(&["status"]).contains("No node runs"));
+    assert!(place.ok(&["store", "status"]).contains("applied  1"));
+    assert!(place.ok(&["store", "migrate", "--dry-run"]).contains("up to date"));
+    assert!(place.ok(&["ca", "show"]).starts_with("-----BEGIN CERTIFICATE-----"));
+    let out = place.data.with_extension("ca");
+    place.ok(&["ca", "export", "--ca-dir", out.to_str().expect("text")]);
+    assert!(out.join("ca-bundle.pem").exists());
+    assert!(place.ok(&["providers", "list"]).contains("OPENAI_API_KEY"));
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(place.ok(&["completions", shell]).contains("sallyport"));
+    }
+    for command in ["serve", "run", "keys", "sessions", "tokens", "policy", "audit", "env", "config", "store", "doctor"]
+    {
+        let help = place.ok(&[command, "--help"]);
+        assert!(help.lines().count() > 5, "{help}");
+    }
+}
+
+#[test]
+fn data_directory_with_a_wrong_key_or_open_to_others_is_refused_by_every_command() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let place = Place::new();
+    place.ok(&["init"]);
+    let kek = std::fs::read_to_string(place.data.join("kek")).expect("readable");
+    let other: String = kek.chars().map(|c| if c == '0' { '1' } else { '0' }).collect();
+    std::fs::write(place.data.join("kek"), other).expect("written");
+    let said = place.fails(&["keys", "list"]);
+    assert!(said.contains("not the one that this data directory was sealed with"), "{said}");
+    std::fs::write(place.data.join("kek"), kek).expect("written");
+    std::fs::set_permissions(place.data.join("kek"), std::fs::Permissions::from_mode(0o644)).expect("changed");
+    let said = place.fails(&["keys", "list"]);
+    assert!(said.contains("chmod 600"), "{said}");
+}
+
+#[test]
+fn data_directory_made_with_a_passphrase_opens_with_it_alone() {
+    let place = Place::new();
+    let with = |phrase: &str, arguments: &[&str]| {
+        place.command(arguments).env("SALLYPORT_PASSPHRASE", phrase).output().expect("it runs")
+    };
+    assert!(with("correct horse battery", &["init", "--passphrase"]).status.success());
+    assert!(!place.data.join("kek").exists());
+    assert!(with("correct horse battery", &["keys", "list"]).status.success());
+    assert!(!with("wrong horse battery", &["keys", "list"]).status.success());
+    assert!(!place.run(&["keys", "list"]).status.success(), "without a terminal there is nobody to ask");
+}

@@ -1,0 +1,137 @@
+//! `sallyport run`: what its command can and can't see.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
+
+use crate::support::binary::Place;
+
+const KEY: &str = "sk-proj-isolation-0123456789";
+
+#[test]
+fn exit_code_and_signals_pass() {
+    let place = Place::new();
+    assert_eq!(place.run(&["run", "--", "sh", "-c", "exit 37"]).status.code(), Some(37));
+    assert_eq!(place.run(&["run", "--", "sh", "-c", "kill -9 $$"]).status.code(), Some(128 + 9));
+    let mut command =
+        place.command(&["run", "--", "sh", "-c", "trap 'exit 21' TERM; echo up; while :; do sleep 0.05; done"]);
+    let mut child = command.stdout(std::process::Stdio::piped()).spawn().expect("it starts");
+    let mut line = String::new();
+    let mut out = std::io::BufReader::new(child.stdout.take().expect("a pipe"));
+    std::io::BufRead::read_line(&mut out, &mut line).expect("a line");
+    assert_eq!(line, "up\n");
+    let pid = rustix::process::Pid::from_raw(i32::try_from(child.id()).expect("a number")).expect("a process");
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("sent");
+    assert_eq!(child.wait().expect("it ends").code(), Some(21));
+}
+
+#[test]
+fn child_has_tokens_proxy_and_ca_and_no_key_under_any_name() {
+    let place = Place::new();
+    let mut command = place.command(&["run", "--", "env"]);
+    command.env("OPENAI_API_KEY", KEY).env("HIDDEN", format!("--{KEY}--")).env("SALLYPORT_KEK_NOTE", "x");
+    command.env("NO_PROXY", "internal.example,localhost").env("https_proxy", "http://elsewhere:1");
+    let output = command.output().expect("it runs");
+    let out = String::from_utf8_lossy(&output.stdout);
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{err}");
+    assert!(!out.contains(KEY) && !err.contains(KEY), "{out}{err}");
+    let value = |name: &str| {
+        let line = out.lines().find_map(|l| l.strip_prefix(&format!("{name}="))).map(str::to_owned);
+        line.unwrap_or_else(|| panic!("{name} is missing: {out}"))
+    };
+    assert!(value("OPENAI_API_KEY").starts_with("sk-proj-spt_"));
+    assert!(!out.contains("HIDDEN="));
+    for name in ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"] {
+        assert!(value(name).starts_with("http://"), "{name}");
+        assert!(value(name).contains("@127.0.0.1:"), "{name}");
+    }
+    for name in ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO", "NODE_EXTRA_CA_CERTS"] {
+        assert!(value(name).ends_with(".pem"), "{name}");
+    }
+    assert_eq!(value("NODE_USE_ENV_PROXY"), "1");
+    assert_eq!(
+        (value("NO_PROXY"), value("no_proxy")),
+        ("localhost,127.0.0.1,::1".into(), "localhost,127.0.0.1,::1".into())
+    );
+    assert!(err.contains("NO_PROXY named hosts beyond loopback") && err.contains("HIDDEN held a key"), "{err}");
+    let ours: Vec<_> = out.lines().filter(|l| l.starts_with("SALLYPORT_")).collect();
+    assert_eq!(ours.len(), 1, "{ours:?}");
+    assert!(ours[0].starts_with("SALLYPORT_SESSION="));
+}
+
+#[test]
+fn save_stores_the_key_and_a_later_run_does_without_the_variable() {
+    let place = Place::new();
+    let first = place.command(&["run", "--save", "--", "true"]).env("OPENAI_API_KEY", KEY).output().expect("it runs");
+    assert!(first.status.success(), "{}", String::from_utf8_lossy(&first.stderr));
+    assert_eq!(place.json(&["keys", "list"])[0]["name"], "openai_api_key");
+    let out = place.ok(&["run", "--key", "openai_api_key", "--", "sh", "-c", "echo $OPENAI_API_KEY"]);
+    assert!(out.starts_with("sk-proj-spt_"), "{out}");
+}
+
+/// Runs `sallyport run` as a user who is not root, since root could undo the isolation.
+fn as_nobody(script: &str) -> String {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).expect("changed");
+    // The build directory may be closed to others.
+    let program = dir.path().join("sallyport");
+    std::fs::copy(env!("CARGO_BIN_EXE_sallyport"), &program).expect("copied");
+    let mut command = if rustix::process::geteuid().is_root() {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&program);
+        command
+    } else {
+        Command::new(&program)
+    };
+    let output = command
+        .args(["run", "--", "sh", "-c", script])
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").expect("a path"))
+        .env("SALLYPORT_DATA_DIR", dir.path().join("data"))
+        .env("OPENAI_API_KEY", KEY)
+        .current_dir(dir.path())
+        .output()
+        .expect("it runs");
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{text}");
+    assert!(!text.contains("could read the data directory"), "isolation is available here: {text}");
+    text
+}
+
+#[test]
+fn isolated_command_sees_no_data_directory_and_no_other_process() {
+    let text = as_nobody(
+        "ls -A data | wc -l; ls -d /proc/[0-9]* | wc -l; cat /proc/*/environ 2>/dev/null | tr '\\0' '\\n' | grep -c sk-proj-iso; \
+         umount data 2>&1; cat data/kek 2>&1; id -u",
+    );
+    let lines: Vec<_> = text.lines().filter(|l| !l.starts_with("sallyport:")).collect();
+    assert_eq!(lines[0], "0", "an empty directory: {text}");
+    let processes: usize = lines[1].parse().expect("a number");
+    assert!(processes < 8, "only its own: {text}");
+    assert_eq!(lines[2], "0", "{text}");
+    assert!(text.contains("No such file"), "{text}");
+    assert_eq!(lines.last(), Some(&"65534"), "it stays its user: {text}");
+}
+
+#[test]
+fn isolated_command_passes_exit_codes_and_leaves_nothing_running() {
+    let text = as_nobody("(sleep 300; echo late) & echo done");
+    assert!(text.contains("done") && !text.contains("late"), "{text}");
+}
+
+#[test]
+fn proxy_process_can_not_be_looked_into() {
+    let place = Place::new();
+    let output = place.ok(&[
+        "run",
+        "--no-isolation",
+        "--",
+        "sh",
+        "-c",
+        "stat -c %U /proc/$PPID/environ; cat /proc/$PPID/limits",
+    ]);
+    let core = output.lines().find(|l| l.starts_with("Max core file size")).expect("the limit");
+    assert!(core.split_whitespace().nth(4) == Some("0"), "{core}");
+    // A process that may not be dumped belongs to root, as other processes of its user see it.
+    assert!(output.starts_with("root"), "{output}");
+}

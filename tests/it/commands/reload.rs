@@ -1,0 +1,62 @@
+//! `serve`: signals, reloads, two processes on one data directory.
+
+use rustix::process::Signal;
+
+use crate::support::binary::{Place, Serve};
+
+#[test]
+fn bad_policy_or_configuration_keeps_the_old_and_says_why() {
+    let place = Place::new();
+    place.ok(&["init"]);
+    let mut serve = Serve::start(&place, "telemetry: { log: info }\n");
+    let before = place.json(&["status"])["policies"].clone();
+    let bad = place.data.join("policies/bad.yaml");
+    std::fs::write(&bad, "version: 1\nname: bad\nrules: [{ name: a }]\n").expect("written");
+    serve.signal(Signal::HUP);
+    let line = serve.wait_for("what was in force stays");
+    assert!(line.contains("bad.yaml"), "{line}");
+    assert_eq!(place.json(&["status"])["policies"], before);
+    std::fs::write(&bad, "version: 1\nname: bad\nrules: [{ name: a, deny: { paths: [\"/x\"] } }]\n").expect("written");
+    serve.signal(Signal::HUP);
+    serve.wait_for("reloaded");
+    assert_ne!(place.json(&["status"])["policies"], before);
+    let file = place.data.with_extension("yaml");
+    let right = std::fs::read_to_string(&file).expect("readable");
+    std::fs::write(&file, format!("{right}proxy: {{ corse: 1 }}\n")).expect("written");
+    serve.signal(Signal::HUP);
+    let line = serve.wait_for("what was in force stays");
+    assert!(line.contains("proxy.corse"), "{line}");
+    std::fs::write(&file, right.replace("log: info", "log: debug") + "proxy: { cores: 1 }\n").expect("written");
+    serve.signal(Signal::HUP);
+    let line = serve.wait_for("take effect at the next start");
+    assert!(line.contains("proxy.cores") && !line.contains("telemetry"), "{line}");
+    assert_eq!(serve.stop(), Some(0));
+    assert!(!place.data.join("admin.sock").exists());
+}
+
+#[test]
+fn port_in_use_is_told_and_nothing_is_left_behind() {
+    let place = Place::new();
+    place.ok(&["init"]);
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let at = taken.local_addr().expect("an address");
+    let file = place.data.with_extension("yaml");
+    std::fs::write(&file, format!("listen: {{ proxy: {at}, gateway: off, admin: off }}\n")).expect("written");
+    let said = place.fails(&["serve", "--config", file.to_str().expect("text")]);
+    assert!(said.contains(&format!("listening on {at}")) && said.contains("another program"), "{said}");
+}
+
+#[test]
+fn command_beside_a_running_node_speaks_to_it_and_without_one_to_the_directory() {
+    let place = Place::new();
+    place.ok(&["init"]);
+    assert_eq!(place.json(&["status"])["serving"], false);
+    let serve = Serve::start(&place, "");
+    assert_eq!(place.json(&["status"])["serving"], true);
+    let url = format!("http://{}", serve.admin);
+    let token = place.data.join("admin.token");
+    let remote = ["--server", &url, "--admin-token-file", token.to_str().expect("text"), "status"];
+    assert_eq!(place.json(&remote)["serving"], true);
+    assert_eq!(serve.stop(), Some(0));
+    assert_eq!(place.json(&["status"])["serving"], false);
+}
