@@ -91,7 +91,7 @@ impl Live {
     fn take_versions(&self, key: &Key, versions: Vec<SealedVersion>) -> bool {
         let in_force = versions.iter().find(|v| v.version == key.version);
         let loaded = match in_force {
-            Some(version) => self.vault.load(key, version).map_err(|why| why.to_string()),
+            Some(_) => self.vault.load_all(key, &versions).map_err(|why| why.to_string()),
             None => Err("its version in force is missing".to_owned()),
         };
         if let Err(why) = &loaded {

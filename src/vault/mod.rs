@@ -12,7 +12,10 @@ pub mod key;
 pub mod keyring;
 mod open;
 
-pub use envelope::SecretError;
+#[cfg(test)]
+mod tests;
+
+pub use envelope::{MAX_SECRET, MIN_SECRET, SecretError};
 pub use kek::{EnvKek, FileKek, KekSource, PassphraseKek};
 pub use keyring::{Keyring, KeyringError};
-pub use open::{OpenError, Vault};
+pub use open::{HELD_VERSIONS, OpenError, Vault};

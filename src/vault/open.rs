@@ -33,13 +33,31 @@ pub enum OpenError {
     Random,
 }
 
+/// The versions of a key.
 struct Held {
     org: OrgId,
-    version: u32,
+    /// The one in force first, then the others, the newest first.
+    versions: Vec<Arc<Version>>,
+}
+
+/// A sealed version with its data key, unwrapped. The data key isn't locked in memory: every call
+/// that locks a single range of it is `unsafe`.
+struct Version {
+    number: u32,
     cipher: Aes256Gcm,
     bound_to: Vec<u8>,
     sealed: Vec<u8>,
 }
+
+impl Version {
+    fn open(&self) -> Result<Zeroizing<Vec<u8>>, OpenError> {
+        envelope::open(&self.cipher, &self.bound_to, &self.sealed).ok_or(OpenError::Tampered)
+    }
+}
+
+/// The most versions of a key that are held: the one in force, and those that a running exchange may
+/// still use or a reply still carry back.
+pub const HELD_VERSIONS: usize = 3;
 
 /// Holds sealed keys and opens them. Sharing it costs no lock on the way of an exchange.
 pub struct Vault {
@@ -83,36 +101,55 @@ impl Vault {
     /// # Errors
     /// The version doesn't open as `before`'s, or the random source failed.
     pub fn reseal(&self, before: &Key, version: &SealedVersion, after: &Key) -> Result<SealedVersion, OpenError> {
-        let aad = envelope::bound_to(before, version.version);
-        let dek = envelope::open(self.keyring.wrap(), &aad, &version.wrapped_dek).ok_or(OpenError::Tampered)?;
-        let dek = <&[u8; 32]>::try_from(dek.as_slice()).map_err(|_| OpenError::Tampered)?;
-        let mut plain = envelope::open(&envelope::cipher(dek), &aad, &version.sealed).ok_or(OpenError::Tampered)?;
+        let mut plain = self.unwrap(before, version)?.open()?;
         let secret = Secret::new(std::mem::take(&mut *plain));
         let again = self.seal(after, version.version, &secret)?;
         Ok(SealedVersion { created_at: version.created_at, ..again })
     }
 
     /// Takes a key's version in force into memory: its data key is unwrapped, its secret stays
-    /// sealed.
+    /// sealed. Versions that were in force before stay beside it, up to [`HELD_VERSIONS`] in all.
     ///
     /// # Errors
-    /// The row was changed or moved, or another KEK wrapped it.
+    /// The row was changed or moved, or another KEK wrapped it. What was held stays.
     pub fn load(&self, key: &Key, version: &SealedVersion) -> Result<(), OpenError> {
-        if version.key != key.id || version.org != key.org || version.version != key.version {
+        self.load_all(key, std::slice::from_ref(version))
+    }
+
+    /// Takes a key's version in force into memory, and the newest of its others beside it. One of the
+    /// others that doesn't open is left out.
+    ///
+    /// # Errors
+    /// The version in force is not among them, or as with [`Vault::load`].
+    pub fn load_all(&self, key: &Key, versions: &[SealedVersion]) -> Result<(), OpenError> {
+        let in_force = versions.iter().find(|v| v.version == key.version).ok_or(OpenError::Absent)?;
+        let in_force = Arc::new(self.unwrap(key, in_force)?);
+        let mut others: Vec<&SealedVersion> = versions.iter().filter(|v| v.version != key.version).collect();
+        others.sort_by_key(|v| std::cmp::Reverse(v.version));
+        others.truncate(HELD_VERSIONS - 1);
+        let others: Vec<_> = others.into_iter().filter_map(|v| self.unwrap(key, v).ok().map(Arc::new)).collect();
+
+        let mut held = self.held.entry(key.id).or_insert_with(|| Arc::new(Held { org: key.org, versions: Vec::new() }));
+        let before = held.versions.iter().filter(|v| v.number != key.version).map(Arc::clone);
+        let mut rest: Vec<Arc<Version>> = others.into_iter().chain(before).collect();
+        // The sort keeps a version that was given before the same one that was held.
+        rest.sort_by_key(|v| std::cmp::Reverse(v.number));
+        rest.dedup_by_key(|v| v.number);
+        rest.truncate(HELD_VERSIONS - 1);
+        rest.insert(0, in_force);
+        *held = Arc::new(Held { org: key.org, versions: rest });
+        Ok(())
+    }
+
+    fn unwrap(&self, key: &Key, version: &SealedVersion) -> Result<Version, OpenError> {
+        if version.key != key.id || version.org != key.org {
             return Err(OpenError::Tampered);
         }
         let bound_to = envelope::bound_to(key, version.version);
         let dek = envelope::open(self.keyring.wrap(), &bound_to, &version.wrapped_dek).ok_or(OpenError::Tampered)?;
         let dek = <&[u8; 32]>::try_from(dek.as_slice()).map_err(|_| OpenError::Tampered)?;
-        let held = Held {
-            org: key.org,
-            version: version.version,
-            cipher: envelope::cipher(dek),
-            bound_to,
-            sealed: version.sealed.clone(),
-        };
-        self.held.insert(key.id, Arc::new(held));
-        Ok(())
+        let (cipher, sealed) = (envelope::cipher(dek), version.sealed.clone());
+        Ok(Version { number: version.version, cipher, bound_to, sealed })
     }
 
     /// Forgets a key.
@@ -120,7 +157,8 @@ impl Vault {
         self.held.remove(&key);
     }
 
-    /// Opens a secret for one exchange: the only way to it.
+    /// Opens a secret for one exchange: the only way to it. The version is the one that the permit
+    /// names, so that a rotation between decision and opening cuts nothing.
     ///
     /// ```compile_fail
     /// fn peek(vault: &sallyport::vault::Vault, permit: sallyport::policy::Permit) {
@@ -131,28 +169,36 @@ impl Vault {
     /// # Errors
     /// Permit and receipt disagree, or the key doesn't open.
     pub fn open(&self, permit: Permit, receipt: Receipt) -> Result<Secret<Vec<u8>>, OpenError> {
-        if permit.exchange() != receipt.exchange() || permit.key() != receipt.key() {
+        let (permitted, recorded) = (
+            (permit.exchange(), permit.key(), permit.version()),
+            (receipt.exchange(), receipt.key(), receipt.version()),
+        );
+        if permitted != recorded {
             return Err(OpenError::Mismatch);
         }
-        let held = self.held.get(&permit.key()).map(|h| Arc::clone(&h)).ok_or(OpenError::Absent)?;
-        if held.version != permit.version() {
-            return Err(OpenError::Absent);
-        }
-        let mut plain = envelope::open(&held.cipher, &held.bound_to, &held.sealed).ok_or(OpenError::Tampered)?;
+        let held = self.held(permit.key())?;
+        let version = held.versions.iter().find(|v| v.number == permit.version()).ok_or(OpenError::Absent)?;
+        let mut plain = version.open()?;
         Ok(Secret::new(std::mem::take(&mut *plain)))
     }
 
-    /// Shows a secret to whoever builds scrub patterns of it, and wipes it after.
+    /// Shows every held version of a secret to whoever builds scrub patterns of it, and wipes it
+    /// after.
     ///
     /// # Errors
-    /// The key isn't held for this organisation, or doesn't open.
+    /// The key isn't held for this organisation, or a version of it doesn't open.
     pub fn scrub_entry(&self, permit: ScrubPermit, key: KeyId, show: &mut dyn FnMut(&[u8])) -> Result<(), OpenError> {
-        let held = self.held.get(&key).map(|h| Arc::clone(&h)).ok_or(OpenError::Absent)?;
+        let held = self.held(key)?;
         if held.org != permit.org() {
             return Err(OpenError::Mismatch);
         }
-        let plain = envelope::open(&held.cipher, &held.bound_to, &held.sealed).ok_or(OpenError::Tampered)?;
-        show(&plain);
+        for version in &held.versions {
+            show(&version.open()?);
+        }
         Ok(())
+    }
+
+    fn held(&self, key: KeyId) -> Result<Arc<Held>, OpenError> {
+        self.held.get(&key).map(|h| Arc::clone(&h)).ok_or(OpenError::Absent)
     }
 }
