@@ -23,7 +23,7 @@ mod tests;
 
 pub use journal::{AuditKeys, Draft, Journal, Receipt, Settings, SharedWriter, Writer};
 pub use query::{Filter, Follow, query};
-pub use record::{Intent, Outcome, OutcomeWord, RecordKind};
+pub use record::{Intent, Outcome, OutcomeWord, RecordKind, acts_on_display};
 pub use verify::{Report, Trouble, public_key, verify, verify_signatures};
 
 /// Why a record can't be written or read.

@@ -251,8 +251,16 @@ pub(super) fn push_hex(out: &mut Vec<u8>, value: &[u8]) {
     }
 }
 
-/// A JSON string (RFC 8259 section 7): control characters, DEL and C1 controls are escaped, so that
-/// a record shown in a terminal can't move its cursor.
+/// Whether a character acts on a terminal or on the order of the text around it: control characters,
+/// C1 controls among them, line separators, and Unicode's invisible and bidirectional marks.
+#[must_use]
+pub fn acts_on_display(c: char) -> bool {
+    let marks = matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
+    c.is_control() || marks
+}
+
+/// A JSON string (RFC 8259 section 7). What acts on a display is escaped, so that a record shown in a
+/// terminal can't move its cursor.
 fn push_text(out: &mut Vec<u8>, value: &str) {
     let cut = value.floor_char_boundary(MAX_TEXT.min(value.len()));
     out.push(b'"');
@@ -260,9 +268,10 @@ fn push_text(out: &mut Vec<u8>, value: &str) {
         match c {
             '"' => out.extend_from_slice(b"\\\""),
             '\\' => out.extend_from_slice(b"\\\\"),
-            '\u{0}'..='\u{1f}' | '\u{7f}'..='\u{9f}' => {
-                out.extend_from_slice(b"\\u00");
-                push_hex(out, &[u8::try_from(u32::from(c)).unwrap_or(0)]);
+            c if acts_on_display(c) => {
+                out.extend_from_slice(b"\\u");
+                // All of them are below U+10000.
+                push_hex(out, &u16::try_from(u32::from(c)).unwrap_or(0xfffd).to_be_bytes());
             }
             c => out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
         }

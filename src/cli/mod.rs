@@ -192,7 +192,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Sessions(command) => sessions::run(&client().await?, command).await?,
         Command::Tokens(command) => sessions::tokens(&client().await?, command).await?,
         Command::Policy(command) => return policy::run(&home()?, command),
-        Command::Audit(command) => return audit::run(&home()?, &command),
+        Command::Audit(command) => return audit::run(&home, &dir, &command),
         Command::Providers(command) => providers::run(&command)?,
         Command::Ca(command) => ca::run(&home()?, command)?,
         Command::Config(command) => return serve::config(command, &dir()?, file),
