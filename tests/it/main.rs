@@ -5,6 +5,8 @@ mod clients;
 mod commands;
 mod demo;
 mod floors;
+mod gateway;
 mod promises;
 mod store;
+mod streaming;
 mod support;

@@ -1,10 +1,14 @@
 //! For each promise of the design, attempts to break it.
 
 mod p01_agent_never_sees_a_key;
+mod p01_names_and_codings;
+mod p02_token_in_other_forms;
 mod p02_token_is_worthless_elsewhere;
 mod p03_denied_by_default;
 mod p04_checked_is_sent;
 mod p05_no_record_no_service;
+mod p08_revoked_at_every_stage;
 mod p08_revoked_means_now;
 mod p09_bounded;
+mod p09_every_wait_ends;
 mod p10_upstream_tls_verified;

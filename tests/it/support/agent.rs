@@ -170,6 +170,16 @@ impl Agent {
         self.http1(host).await.ask(request).await
     }
 
+    /// A tunnel with TLS in it, to say anything.
+    pub async fn inside(&self, host: &str, alpn: &[u8]) -> super::Raw {
+        super::Raw::new(self.tls(&format!("{host}:443"), host, &[alpn]).await)
+    }
+
+    /// The proxy's port in clear, to say anything.
+    pub async fn bare(&self) -> super::Raw {
+        super::Raw::new(TcpStream::connect(self.proxy).await.expect("the proxy listens"))
+    }
+
     /// Raw bytes over TLS in a tunnel; what comes back until the connection ends or falls silent.
     pub async fn raw(&self, host: &str, bytes: &[u8]) -> String {
         let mut stream = self.tls(&format!("{host}:443"), host, &[b"http/1.1"]).await;

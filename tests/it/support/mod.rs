@@ -4,9 +4,25 @@
 pub mod agent;
 pub mod binary;
 pub mod emitted;
+pub mod frames;
+pub mod raw;
 pub mod upstream;
 pub mod world;
 
+use std::time::Duration;
+
 pub use agent::{Agent, Answer};
+pub use raw::Raw;
 pub use upstream::{Received, Reply};
 pub use world::{HOST, World};
+
+/// How long a test waits for what has to come; reached only by a failure.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The future's result, or a failed test that says what didn't come.
+pub async fn soon<F: Future>(what: &str, future: F) -> F::Output {
+    match tokio::time::timeout(PATIENCE, future).await {
+        Ok(out) => out,
+        Err(_) => panic!("waited {PATIENCE:?} in vain: {what}"),
+    }
+}

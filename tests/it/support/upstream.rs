@@ -2,12 +2,13 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode};
-use http_body_util::BodyExt as _;
 use http_body_util::channel::Channel;
+use http_body_util::{BodyExt as _, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -15,9 +16,10 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair}
 use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 /// What the upstream received.
 #[derive(Debug, Clone)]
@@ -85,6 +87,13 @@ impl Reply {
 }
 
 pub type Answer = Arc<dyn Fn(&Received) -> Reply + Send + Sync>;
+type Later<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+/// A body that the test makes itself.
+pub type Streamed = UnsyncBoxBody<Bytes, std::io::Error>;
+/// Answers requests while they still arrive.
+pub type Streaming = Arc<dyn Fn(Request<Incoming>) -> Later<Response<Streamed>> + Send + Sync>;
+/// A connection in the test's hands: TLS with HTTP/1.1, and which one it is, counted from 1.
+pub type Script = Arc<dyn Fn(TlsStream<TcpStream>, usize) -> Later<()> + Send + Sync>;
 
 /// How the upstream's certificate is wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -161,8 +170,27 @@ impl Upstream {
 
     /// An upstream that answers each request head with the same raw bytes, and closes if told so.
     pub async fn raw(answer: &'static [u8], close: bool) -> Self {
+        let script = move |mut stream: TlsStream<TcpStream>| async move {
+            let mut head = Vec::new();
+            let mut piece = [0u8; 4096];
+            while let Ok(n @ 1..) = stream.read(&mut piece).await {
+                head.extend_from_slice(&piece[..n]);
+                if head.windows(4).any(|w| w == b"\r\n\r\n") {
+                    head.clear();
+                    if stream.write_all(answer).await.is_err() || close {
+                        break;
+                    }
+                }
+            }
+            let _ = stream.shutdown().await;
+        };
         let setup = Setup { alpn: vec!["http/1.1"], ..Setup::default() };
-        let (config, ca_pem) = tls(&setup);
+        Self::script(&setup, Arc::new(move |stream, _| Box::pin(script(stream)))).await
+    }
+
+    /// An upstream whose connections are in the test's hands.
+    pub async fn script(setup: &Setup, script: Script) -> Self {
+        let (config, ca_pem) = tls(setup);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let addr = listener.local_addr().expect("an address");
         let connections = Arc::new(Mutex::new(0));
@@ -170,26 +198,39 @@ impl Upstream {
         tokio::spawn(async move {
             let acceptor = TlsAcceptor::from(config);
             while let Ok((stream, _)) = listener.accept().await {
-                *count.lock().expect("not poisoned") += 1;
-                let acceptor = acceptor.clone();
+                let number = {
+                    let mut count = count.lock().expect("not poisoned");
+                    *count += 1;
+                    *count
+                };
+                stream.set_nodelay(true).expect("set");
+                let (acceptor, script) = (acceptor.clone(), Arc::clone(&script));
                 tokio::spawn(async move {
-                    let Ok(mut stream) = acceptor.accept(stream).await else { return };
-                    let mut head = Vec::new();
-                    let mut piece = [0u8; 4096];
-                    while let Ok(n @ 1..) = stream.read(&mut piece).await {
-                        head.extend_from_slice(&piece[..n]);
-                        if head.windows(4).any(|w| w == b"\r\n\r\n") {
-                            head.clear();
-                            if stream.write_all(answer).await.is_err() || close {
-                                break;
-                            }
-                        }
-                    }
-                    let _ = stream.shutdown().await;
+                    let Ok(stream) = acceptor.accept(stream).await else { return };
+                    script(stream, number).await;
                 });
             }
         });
         Self { addr, ca_pem, received: Arc::default(), connections }
+    }
+
+    /// An upstream that answers requests while they still arrive. It keeps nothing of them.
+    pub async fn streaming(setup: &Setup, answer: Streaming) -> Self {
+        let serve = move |stream: TlsStream<TcpStream>, answer: Streaming| async move {
+            let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+            let service = service_fn(move |request| {
+                let answer = answer(request);
+                async move { Ok::<_, Infallible>(answer.await) }
+            });
+            let io = TokioIo::new(stream);
+            if h2 {
+                let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                let _ = server.serve_connection(io, service).await;
+            } else {
+                let _ = hyper::server::conn::http1::Builder::new().serve_connection(io, service).await;
+            }
+        };
+        Self::script(setup, Arc::new(move |stream, _| Box::pin(serve(stream, Arc::clone(&answer))))).await
     }
 
     /// Everything received so far.

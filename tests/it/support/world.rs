@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Request;
+use http::{Request, Response};
 use http_body_util::Full;
+use hyper::body::Incoming;
 use sallyport::app::{Home, Node, NodeSettings, Started};
 use sallyport::model::{
     Authority, Cleartext, Destination, Environment, HostPattern, ProxyToken, Secret, SessionId, Slot, SystemClock,
@@ -17,8 +18,8 @@ use sallyport::vault::key::Key;
 use tempfile::TempDir;
 
 use super::agent::{Agent, basic};
-use super::upstream::{Answer, Reply, Setup, Upstream};
-use super::{Received, emitted};
+use super::upstream::{Answer, Reply, Script, Setup, Streamed, Streaming, Upstream};
+use super::{Raw, Received, emitted};
 
 /// The host that the key belongs to.
 pub const HOST: &str = "api.upstream.test";
@@ -44,6 +45,8 @@ pub struct Build {
     answer: Answer,
     setup: Setup,
     raw: Option<(&'static [u8], bool)>,
+    script: Option<Script>,
+    streaming: Option<Streaming>,
     slots: Vec<Slot>,
     policy: Option<&'static str>,
     settings: Box<dyn FnOnce(&mut NodeSettings)>,
@@ -63,6 +66,25 @@ impl Build {
     /// The upstream answers each request with these bytes.
     pub fn raw(mut self, answer: &'static [u8], close: bool) -> Self {
         self.raw = Some((answer, close));
+        self
+    }
+
+    /// The upstream's connections are in the test's hands; the number counts them from 1.
+    pub fn script<F: Future<Output = ()> + Send + 'static>(
+        mut self,
+        script: impl Fn(Raw, usize) -> F + Send + Sync + 'static,
+    ) -> Self {
+        self.setup.alpn = vec!["http/1.1"];
+        self.script = Some(Arc::new(move |stream, number| Box::pin(script(Raw::new(stream), number))));
+        self
+    }
+
+    /// The upstream answers requests while they still arrive.
+    pub fn streaming<F: Future<Output = Response<Streamed>> + Send + 'static>(
+        mut self,
+        answer: impl Fn(Request<Incoming>) -> F + Send + Sync + 'static,
+    ) -> Self {
+        self.streaming = Some(Arc::new(move |request| Box::pin(answer(request))));
         self
     }
 
@@ -92,9 +114,11 @@ impl Build {
             }
             std::fs::write(home.policy_dir().join("only.yaml"), policy).expect("written");
         }
-        let upstream = match self.raw {
-            Some((answer, close)) => Upstream::raw(answer, close).await,
-            None => Upstream::start(&self.setup, self.answer).await,
+        let upstream = match (self.raw, self.script, self.streaming) {
+            (Some((answer, close)), ..) => Upstream::raw(answer, close).await,
+            (_, Some(script), _) => Upstream::script(&self.setup, script).await,
+            (.., Some(streaming)) => Upstream::streaming(&self.setup, streaming).await,
+            _ => Upstream::start(&self.setup, self.answer).await,
         };
         let root = dir.path().join("upstream-ca.pem");
         std::fs::write(&root, &upstream.ca_pem).expect("written");
@@ -139,6 +163,8 @@ impl World {
             answer: Arc::new(|_| Reply::text("hello")),
             setup: Setup::default(),
             raw: None,
+            script: None,
+            streaming: None,
             slots: vec![Slot::Bearer],
             policy: None,
             settings: Box::new(|_| {}),
@@ -193,6 +219,11 @@ impl World {
             .header("authorization", self.bearer())
             .body(Full::new(Bytes::new()))
             .expect("a request")
+    }
+
+    /// The head of a GET with the token, as text.
+    pub fn head(&self, path: &str) -> String {
+        format!("GET {path} HTTP/1.1\r\nhost: {HOST}\r\nauthorization: {}\r\n\r\n", self.bearer())
     }
 
     /// The records of the audit, oldest first.
