@@ -8,7 +8,8 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::{Request, Response, Uri, Version};
+use http::header::{CONTENT_LENGTH, COOKIE, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
@@ -231,10 +232,15 @@ impl Connection {
                 if sender.ready().await.is_err() {
                     return Err((Error::Closed { written: false }, Some(request)));
                 }
+                join_cookies(request.headers_mut());
+                frame(&mut request);
                 let reply = timeout(limit, sender.try_send_request(request)).await;
                 let response = settled(reply)?;
+                if ambiguous(&response) {
+                    return Err((Error::Http, None));
+                }
                 let back = Some(Back { sender, place, born, home });
-                Ok(response.map(|body| ReplyBody::new(body, back, idle)))
+                Ok(response.map(|body| ReplyBody::new(body, End::Framed(back), idle)))
             }
             Sender::Http2(mut sender) => {
                 let origin = request.uri().clone();
@@ -245,10 +251,50 @@ impl Connection {
                     return Err((Error::Closed { written: false }, Some(at_origin(request, origin))));
                 }
                 match settled(timeout(limit, sender.try_send_request(request)).await) {
-                    Ok(response) => Ok(response.map(|body| ReplyBody::new(body, None, idle))),
+                    Ok(response) => Ok(response.map(|body| ReplyBody::new(body, End::Marked, idle))),
                     Err((why, back)) => Err((why, back.map(|request| at_origin(request, origin)))),
                 }
             }
+        }
+    }
+}
+
+/// Whether two parsers could read the reply's framing differently (RFC 9112 section 6.3), or it
+/// switches to a protocol that nobody asked for. Its connection is not used again. A transfer coding
+/// beneath the chunks is refused too: nothing behind here would know of it.
+fn ambiguous<B>(response: &Response<B>) -> bool {
+    let headers = response.headers();
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    let framings = (codings.next(), codings.next(), lengths.next(), lengths.next());
+    let plain = match framings {
+        (None, None, None, None) => true,
+        (Some(coding), None, None, None) => coding.as_bytes().eq_ignore_ascii_case(b"chunked"),
+        (None, None, Some(length), None) => length.as_bytes().iter().all(u8::is_ascii_digit),
+        _ => false,
+    };
+    !plain || response.status() == StatusCode::SWITCHING_PROTOCOLS
+}
+
+/// A body of unknown length is sent in chunks, whatever the method: hyper drops that of a GET else.
+fn frame(request: &mut Request<RequestBody>) {
+    if request.body().size_hint().exact().is_none() && !request.headers().contains_key(CONTENT_LENGTH) {
+        request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+}
+
+/// HTTP/2 may cut the cookie field into crumbs; HTTP/1.1 has one field (RFC 9113 section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut crumbs = headers.get_all(COOKIE).iter();
+    if let (Some(first), Some(second)) = (crumbs.next(), crumbs.next()) {
+        let mut all = [first.as_bytes(), second.as_bytes()].join(&b"; "[..]);
+        for crumb in crumbs {
+            all.extend_from_slice(b"; ");
+            all.extend_from_slice(crumb.as_bytes());
+        }
+        if let Ok(mut all) = HeaderValue::from_bytes(&all) {
+            all.set_sensitive(true);
+            headers.insert(COOKIE, all);
         }
     }
 }
@@ -293,17 +339,26 @@ struct Back {
     home: Weak<Inner>,
 }
 
+/// How the end of a body is known.
+enum End {
+    /// HTTP/1.1: by its framing. The connection goes back to the pool then.
+    Framed(Option<Back>),
+    /// HTTP/2: by END_STREAM, and by nothing else: hyper also ends a body where its stream is lost
+    /// without an error.
+    Marked,
+}
+
 /// A reply's body. Its connection goes back to the pool at the clean end.
 pub struct ReplyBody {
     inner: Incoming,
-    back: Option<Back>,
+    end: End,
     idle: std::time::Duration,
     sleep: Option<Pin<Box<tokio::time::Sleep>>>,
 }
 
 impl ReplyBody {
-    fn new(inner: Incoming, back: Option<Back>, idle: std::time::Duration) -> Self {
-        let mut body = Self { inner, back, idle, sleep: None };
+    fn new(inner: Incoming, end: End, idle: std::time::Duration) -> Self {
+        let mut body = Self { inner, end, idle, sleep: None };
         if body.inner.is_end_stream() {
             body.ended();
         }
@@ -311,7 +366,8 @@ impl ReplyBody {
     }
 
     fn ended(&mut self) {
-        if let Some(back) = self.back.take()
+        if let End::Framed(back) = &mut self.end
+            && let Some(back) = back.take()
             && let Some(home) = back.home.upgrade()
         {
             home.give_back(back.place, back.sender, back.born);
@@ -325,6 +381,9 @@ impl Body for ReplyBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         match Pin::new(&mut self.inner).poll_frame(cx) {
+            Poll::Ready(None) if matches!(self.end, End::Marked) && !self.inner.is_end_stream() => {
+                Poll::Ready(Some(Err(Error::Closed { written: true })))
+            }
             Poll::Ready(None) => {
                 self.ended();
                 Poll::Ready(None)
@@ -337,7 +396,7 @@ impl Body for ReplyBody {
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(_))) => {
-                self.back = None;
+                self.end = End::Framed(None);
                 Poll::Ready(Some(Err(Error::Closed { written: true })))
             }
             Poll::Pending => {
