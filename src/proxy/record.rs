@@ -1,12 +1,14 @@
 //! Appends the intent to use a key to the audit: only this makes a receipt.
 
+use std::borrow::Cow;
+
 use super::core::Core;
 use super::identify::Found;
 use super::reject::{Code, Rejection};
 use super::target::Target;
 use super::tunnel::Tunnel;
 use crate::audit::{Draft, Intent, Receipt};
-use crate::model::{ExchangeId, Name, OrgId, SessionId, Slot, TokenId};
+use crate::model::{ExchangeId, Name, OrgId, SessionId, Slot, TokenHash, TokenId};
 use crate::policy::Permit;
 use crate::session::registry::LiveSession;
 use crate::vault::key::Key;
@@ -28,6 +30,15 @@ impl<'a> Use<'a> {
     pub fn of(found: &'a Found) -> Self {
         Self { session: &found.token.session, token: Some(found.token.id), key: &found.key, slot: &found.slot }
     }
+}
+
+/// The path with proxy tokens masked: there they are only text, but a record isn't their place.
+fn without_tokens(path: &str) -> Cow<'_, str> {
+    let mut path = Cow::Borrowed(path);
+    while let Some((range, _)) = TokenHash::find(path.as_bytes()) {
+        path.to_mut().replace_range(range, "[token]");
+    }
+    path
 }
 
 /// Records that a key is about to be used. The record is with the operating system when this
@@ -61,7 +72,7 @@ pub fn intent(
         method: permit.method(),
         scheme: target.scheme,
         authority: &target.authority,
-        path: target.path(),
+        path: &without_tokens(target.path()),
         slot: usage.slot,
         policy: permit.policy(),
         rule: permit.rule(),
