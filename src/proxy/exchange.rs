@@ -89,18 +89,22 @@ async fn run(
         step!(Err(Rejection::new(Code::StoreUnavailable, "the store has been out of reach for too long")));
     }
     let patterns = step!(core.patterns(target.scheme, &target.authority));
-    let run = enter(core, &identified);
+    let run = enter(core, &identified, &authorized, session.as_ref());
 
     // What is sent is what was decided on.
     step!(forward::fit(request.headers_mut(), &target, !bound.is_empty()));
-    let wanted = forward::wanted(request.version());
+    if identified.found.iter().any(|found| !request.headers().contains_key(found.slot.header())) {
+        step!(Err(Rejection::new(Code::BadRequest, "the Connection header names a field that must arrive")));
+    }
+    let version = request.version();
+    let wanted = forward::wanted(version);
     let originals = slots_as_they_came(&request, &identified);
     *request.uri_mut() = http::Uri::from(target.path_and_query.clone());
     *request.version_mut() = Version::HTTP_11;
     let counted = account.counted();
     let idle = shared.settings.deadlines.idle_body;
     let mut request: Request<upstream::RequestBody> =
-        request.map(|body| Box::pin(Upload::new(body, counted, idle)) as upstream::RequestBody);
+        request.map(|body| Box::pin(Upload::new(body, version, counted, idle)) as upstream::RequestBody);
 
     let org = identified.found.first().map_or(OrgId::DEFAULT, |found| found.token.session.org);
     let mut attempt = 0;
@@ -109,10 +113,8 @@ async fn run(
         let checkout = core.upstream.checkout(org, target.scheme, &target.authority, wanted);
         let connection = step!(step!(guard(run.as_ref(), checkout).await).map_err(failed));
         // The session is looked at once more: connecting may have taken seconds.
-        for found in &identified.found {
-            if let Some(ended) = found.token.ended(shared.clock.now()) {
-                step!(Err(Rejection::from(ended)));
-            }
+        if let Some(ended) = run.as_ref().and_then(|run| run.ended_at(shared.clock.now())) {
+            step!(Err(Rejection::from(ended)));
         }
         step!(use_keys(
             core,
@@ -155,9 +157,23 @@ fn who<B>(core: &Core, tunnel: &Tunnel, request: &Request<B>) -> Result<Option<A
     }
 }
 
-fn enter(core: &Core, identified: &Identified) -> Option<Run> {
+/// Enters the exchange among those that end with their token, or with the session of their proxy
+/// credentials and the key that is put in without a token.
+fn enter(
+    core: &Core,
+    identified: &Identified,
+    authorized: &Authorized,
+    session: Option<&Arc<LiveSession>>,
+) -> Option<Run> {
     let tokens: Vec<_> = identified.found.iter().map(|found| Arc::clone(&found.token)).collect();
-    (!tokens.is_empty()).then(|| core.running.enter(tokens))
+    if !tokens.is_empty() {
+        return Some(core.running.enter(tokens, None));
+    }
+    let key = match authorized {
+        Authorized::Fill(fill) => Some(fill.0.id),
+        _ => None,
+    };
+    session.map(|session| core.running.enter(tokens, Some(core.shared.registry.live_use(session, key))))
 }
 
 async fn guard<F: Future>(run: Option<&Run>, future: F) -> Result<F::Output, Rejection> {

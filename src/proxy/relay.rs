@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_ENCODING};
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
@@ -42,12 +42,15 @@ pub struct Upload {
     inner: Incoming,
     counted: Rc<Counted>,
     idle: Idle,
+    /// Over HTTP/2 only END_STREAM ends a body well: hyper also ends it where the agent is lost
+    /// without an error, and half a request must not be sent on as a whole one.
+    marked: bool,
 }
 
 impl Upload {
     /// The body of a request.
-    pub fn new(inner: Incoming, counted: Rc<Counted>, idle: Duration) -> Self {
-        Self { inner, counted, idle: Idle::new(idle) }
+    pub fn new(inner: Incoming, version: Version, counted: Rc<Counted>, idle: Duration) -> Self {
+        Self { inner, counted, idle: Idle::new(idle), marked: version == Version::HTTP_2 }
     }
 }
 
@@ -68,6 +71,9 @@ impl Body for Upload {
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(why))) => Poll::Ready(Some(Err(why.into()))),
+            Poll::Ready(None) if self.marked && !self.inner.is_end_stream() => {
+                Poll::Ready(Some(Err("the agent broke off its request".into())))
+            }
             Poll::Ready(None) => Poll::Ready(None),
             Poll::Pending => self.idle.poll(cx).map(|()| Some(Err("the agent sent nothing for too long".into()))),
         }
@@ -383,9 +389,14 @@ impl Download {
     }
 }
 
-/// Masks keys in header values; how many it found.
+/// Masks keys in header values, and drops headers that have one for a name; how many it found.
 fn scrub_headers(patterns: &PatternSet, headers: &mut HeaderMap) -> u32 {
     let mut hits = 0;
+    let named = |name: &&HeaderName| patterns.scrub_value(name.as_str().as_bytes()).is_some();
+    while let Some(name) = headers.keys().find(named).cloned() {
+        headers.remove(name);
+        hits += 1;
+    }
     for value in headers.values_mut() {
         if let Some(clean) = patterns.scrub_value(value.as_bytes()) {
             hits += 1;
@@ -407,8 +418,9 @@ pub fn relay(
 ) -> Result<Response<Reply>, Box<(Rejection, Account)>> {
     let (mut parts, inner) = response.into_parts();
     // The agent is answered in its own protocol, whatever the upstream speaks.
-    parts.version = http::Version::HTTP_11;
-    let no_body = account.method == Method::HEAD || parts.status == StatusCode::NOT_MODIFIED;
+    parts.version = Version::HTTP_11;
+    let no_body =
+        account.method == Method::HEAD || matches!(parts.status, StatusCode::NOT_MODIFIED | StatusCode::NO_CONTENT);
     if patterns.is_some() && !no_body && parts.headers.get_all(CONTENT_ENCODING).iter().any(coded) {
         let why = "the upstream coded its reply although it was asked not to";
         return Err(Box::new((Rejection::new(Code::UpstreamEncoding, why), account)));
@@ -424,13 +436,17 @@ pub fn relay(
         }
     }
     parts.headers.remove("alt-svc");
-    parts.headers.remove("proxy-authenticate");
+    // An upstream doesn't speak for us.
+    for name in ["proxy-authenticate", "sallyport-error", "sallyport-request-id"] {
+        parts.headers.remove(name);
+    }
     if let Some(patterns) = &patterns {
         account.scrubbed += scrub_headers(patterns, &mut parts.headers);
         parts.extensions.remove::<hyper::ext::ReasonPhrase>();
     }
     account.status = parts.status.as_u16();
-    let ended = inner.is_end_stream();
+    // What has no body isn't asked for one: its length may tell of the body that isn't there.
+    let ended = no_body || inner.is_end_stream();
     let scrubber = patterns.map(Scrubber::new);
     let mut download = Download { inner, scrubber, ready: VecDeque::new(), trailers: None, ended, run, account };
     if ended {

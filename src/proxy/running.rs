@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use crate::model::Timestamp;
-use crate::session::registry::{Ended, LiveToken};
+use crate::session::registry::{Ended, LiveToken, LiveUse};
 
 /// The table of one core.
 #[derive(Default)]
@@ -22,6 +22,7 @@ pub struct Running {
 
 struct Entry {
     tokens: Vec<Arc<LiveToken>>,
+    without_token: Option<LiveUse>,
     ended: Cell<Option<Ended>>,
     waker: RefCell<Option<Waker>>,
 }
@@ -34,9 +35,9 @@ pub struct Run {
 }
 
 impl Running {
-    /// Enters an exchange that lives as long as these tokens do.
-    pub fn enter(self: &Rc<Self>, tokens: Vec<Arc<LiveToken>>) -> Run {
-        let entry = Rc::new(Entry { tokens, ended: Cell::new(None), waker: RefCell::new(None) });
+    /// Enters an exchange that lives as long as these tokens do, and what it uses without one.
+    pub fn enter(self: &Rc<Self>, tokens: Vec<Arc<LiveToken>>, without_token: Option<LiveUse>) -> Run {
+        let entry = Rc::new(Entry { tokens, without_token, ended: Cell::new(None), waker: RefCell::new(None) });
         let mut entries = self.entries.borrow_mut();
         let at = match self.free.borrow_mut().pop() {
             Some(at) => at,
@@ -55,7 +56,7 @@ impl Running {
             if entry.ended.get().is_some() {
                 continue;
             }
-            if let Some(ended) = entry.tokens.iter().find_map(|token| token.ended(now)) {
+            if let Some(ended) = entry.ended_at(now) {
                 entry.ended.set(Some(ended));
                 if let Some(waker) = entry.waker.borrow_mut().take() {
                     waker.wake();
@@ -70,7 +71,19 @@ impl Running {
     }
 }
 
+impl Entry {
+    fn ended_at(&self, now: Timestamp) -> Option<Ended> {
+        let tokens = self.tokens.iter().find_map(|token| token.ended(now));
+        tokens.or_else(|| self.without_token.as_ref().and_then(|used| used.ended(now)))
+    }
+}
+
 impl Run {
+    /// Whether the exchange may not go on at `now`, and why.
+    pub fn ended_at(&self, now: Timestamp) -> Option<Ended> {
+        self.entry.ended_at(now)
+    }
+
     /// Whether the exchange has to stop; else the task is woken when it has to.
     pub fn poll_ended(&self, cx: &Context<'_>) -> Poll<Ended> {
         if let Some(ended) = self.entry.ended.get() {

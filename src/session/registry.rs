@@ -140,6 +140,29 @@ impl LiveToken {
     }
 }
 
+/// What an exchange without a token depends on: the session of its proxy credentials, and the key
+/// that is put into its empty slot.
+#[derive(Debug)]
+pub struct LiveUse {
+    session: Arc<LiveSession>,
+    key: Option<(KeyId, Arc<KeyCell>)>,
+}
+
+impl LiveUse {
+    /// Whether the exchange may not go on at `now`, and why.
+    #[must_use]
+    pub fn ended(&self, now: Timestamp) -> Option<Ended> {
+        if let Some(ended) = self.session.ended(now) {
+            return Some(ended);
+        }
+        let (id, cell) = self.key.as_ref()?;
+        if !self.session.may_use(*id) {
+            return Some(Ended::GrantRevoked);
+        }
+        key_ended(cell.0.load().as_deref(), now)
+    }
+}
+
 fn key_ended(key: Option<&Key>, now: Timestamp) -> Option<Ended> {
     match key {
         Some(key) if key.state == KeyState::Enabled => {
@@ -199,6 +222,13 @@ impl Registry {
     #[must_use]
     pub fn key(&self, id: KeyId) -> Option<Arc<Key>> {
         self.keys.get(&id).and_then(|cell| cell.get())
+    }
+
+    /// What an exchange without a token depends on.
+    #[must_use]
+    pub fn live_use(&self, session: &Arc<LiveSession>, key: Option<KeyId>) -> LiveUse {
+        let key = key.map(|id| (id, self.keys.get(&id).map(|cell| Arc::clone(&cell)).unwrap_or_default()));
+        LiveUse { session: Arc::clone(session), key }
     }
 
     /// The name of a project.
