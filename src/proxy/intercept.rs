@@ -1,6 +1,7 @@
 //! Ends the agent's TLS with a leaf for the authority of its CONNECT, and serves HTTP inside.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -14,6 +15,7 @@ use tokio_rustls::LazyConfigAcceptor;
 use super::Mode;
 use super::core::Core;
 use super::exchange;
+use super::reject::{Code, Rejection};
 use super::tunnel::Tunnel;
 use super::wire::Prefixed;
 use crate::model::Host;
@@ -90,14 +92,22 @@ pub async fn serve_http1<S: AsyncRead + AsyncWrite + Unpin + 'static>(core: Rc<C
         .max_headers(settings.limits.headers)
         .half_close(false)
         .preserve_header_case(false);
+    let mode = tunnel.mode;
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service(&core, tunnel)));
-    tokio::select! {
+    let ended = tokio::select! {
         biased;
-        _ = connection.as_mut() => {}
+        ended = connection.as_mut() => ended,
         () = core.shared.draining.cancelled() => {
             connection.as_mut().graceful_shutdown();
-            let _ = connection.await;
+            connection.await
         }
+    };
+    // hyper answered it; nobody else would count it.
+    if let Err(why) = ended
+        && why.is_parse()
+    {
+        let code = if why.is_parse_too_large() { Code::TooLarge } else { Code::BadRequest };
+        core.note_refused(core.exchange_id(), mode, &Rejection::new(code, "the request can't be parsed"));
     }
 }
 
@@ -113,6 +123,7 @@ async fn serve_http2<S: AsyncRead + AsyncWrite + Unpin + 'static>(core: Rc<Core>
         .initial_connection_window_size(4 << 20)
         .keep_alive_interval(settings.deadlines.head)
         .keep_alive_timeout(settings.deadlines.tls);
+    let probe = Rc::clone(&tunnel);
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service(&core, tunnel)));
     tokio::select! {
         biased;
@@ -121,6 +132,26 @@ async fn serve_http2<S: AsyncRead + AsyncWrite + Unpin + 'static>(core: Rc<Core>
             connection.as_mut().graceful_shutdown();
             let _ = connection.await;
         }
+        () = idle(&probe, settings.deadlines.head) => {
+            connection.as_mut().graceful_shutdown();
+            let _ = timeout(settings.deadlines.tls, connection).await;
+        }
+    }
+}
+
+/// Ends when no exchange began or ran for a whole `limit`. A peer that answers every PING would hold
+/// its connection for ever else, and one that never sends the preface isn't even asked.
+async fn idle(tunnel: &Rc<Tunnel>, limit: Duration) {
+    // Every running exchange holds the tunnel; what holds it without one is held already.
+    let none = Rc::strong_count(tunnel);
+    let mut before = (0, none);
+    loop {
+        tokio::time::sleep(limit).await;
+        let seen = (tunnel.begun.get(), Rc::strong_count(tunnel));
+        if seen == before && seen.1 <= none {
+            return;
+        }
+        before = seen;
     }
 }
 
@@ -135,6 +166,7 @@ fn service(
 > + use<> {
     let core = Rc::clone(core);
     service_fn(move |request| {
+        tunnel.begun.set(tunnel.begun.get() + 1);
         let (core, tunnel) = (Rc::clone(&core), Rc::clone(&tunnel));
         async move { Ok(exchange::serve(core, tunnel, request).await) }
     })

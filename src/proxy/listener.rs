@@ -148,6 +148,7 @@ async fn connection(core: Rc<Core>, arrival: Arrival) {
         peer: Some(peer),
         wrong_name: false,
         required: false,
+        begun: std::cell::Cell::new(0),
     };
     match kind {
         Kind::Forward => tunnel::serve(core, stream, peer, Credentials::AsSet).await,

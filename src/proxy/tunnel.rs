@@ -5,6 +5,7 @@
 //! other refused CONNECT closes the connection: an optimistic client may have sent its TLS hello
 //! already, and those bytes must never be read as a request.
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -37,6 +38,8 @@ pub struct Tunnel {
     pub wrong_name: bool,
     /// Whether proxy credentials are required.
     pub required: bool,
+    /// How many requests have come on the connection.
+    pub begun: Cell<u64>,
 }
 
 /// Whether an agent has to show a session's proxy credentials.
@@ -78,6 +81,7 @@ where
                 peer: Some(peer),
                 wrong_name: false,
                 required,
+                begun: Cell::new(0),
             };
             return intercept::serve_http1(core, Prefixed::new(buffer.freeze(), stream), Rc::new(tunnel)).await;
         };
@@ -88,8 +92,15 @@ where
                     return;
                 }
                 let target = Some((Scheme::Https, authority));
-                let tunnel =
-                    Tunnel { mode: Mode::Forward, target, session, peer: Some(peer), wrong_name: false, required };
+                let tunnel = Tunnel {
+                    mode: Mode::Forward,
+                    target,
+                    session,
+                    peer: Some(peer),
+                    wrong_name: false,
+                    required,
+                    begun: Cell::new(0),
+                };
                 return intercept::tls(core, Prefixed::new(rest.freeze(), stream), tunnel).await;
             }
             Err(rejection) => {
