@@ -169,9 +169,9 @@ impl Node {
         for core in 0..cores {
             let (shared, upstream, roots) = (Arc::clone(&shared), settings.upstream.clone(), Arc::clone(&roots));
             let (dir, keys, clock) = (home.audit_dir(), home.audit_keys(), Arc::clone(&clock));
+            let audit = settings.audit.clone();
             let make = move |load| {
-                let journal =
-                    Journal::open(&dir, keys, crate::audit::Settings::default(), clock).map_err(|e| e.to_string())?;
+                let journal = Journal::open(&dir, keys, audit, clock).map_err(|e| e.to_string())?;
                 let writer = journal.writer().map_err(|e| e.to_string())?;
                 let tls = upstream::Tls::new(roots).map_err(|e| e.to_string())?;
                 Ok(Core::new(shared, writer, upstream::Upstream::new(upstream, tls), load))

@@ -7,6 +7,7 @@ use tokio::io::AsyncWriteExt as _;
 
 use crate::support::World;
 use crate::support::agent::{drain, http1_on};
+use crate::support::apart;
 use crate::support::world::{HOST, OTHER};
 
 #[tokio::test]
@@ -82,54 +83,109 @@ async fn key_never_leaves_without_tls() {
     assert_eq!(world.upstream.connections(), 0);
 }
 
-#[tokio::test]
-async fn forbidden_addresses_are_refused_in_every_disguise_and_never_dialled() {
-    let world = World::start().await;
-    for authority in [
-        "127.0.0.1:443",
-        "2130731777:443",
-        "0177.0.0143.1:443",
-        "127.25345:443",
-        "0x7f.1:443",
-        "[::ffff:127.0.99.1]:443",
-        "[::ffff:7f00:6301]:443",
-        "0.0.0.0:443",
-        "[::]:443",
-        "[fe80::1%25lo]:443",
-        "10.0.0.1:443",
-        "169.254.169.254:443",
-        "100.100.100.200:443",
-        "localhost:443",
-        "[api.upstream.test]:443",
-        "127.0.99.1.:443",
-        "[64:ff9b::7f00:1]:443",
-        "api.upstream.test:0",
-        "api.upstream.test:65536",
-        "api.upstream.test",
-        "user@api.upstream.test:443",
-        "api.upstream.test:443/x",
-        "api upstream.test:443",
-        "\u{e4}pi.test:443",
-    ] {
-        let mut stream =
-            tokio::net::TcpStream::connect(world.node.forward.expect("it listens")).await.expect("connected");
-        let head = format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n");
-        stream.write_all(head.as_bytes()).await.expect("written");
-        let got = crate::support::agent::head_of(&mut stream).await;
-        if got.starts_with("HTTP/1.1 200") {
-            // The address is checked when a request is there to be answered.
-            let name = authority
-                .rsplit_once(':')
-                .map_or(authority, |(host, _)| host.trim_matches(['[', ']']).trim_end_matches('.'));
-            let tls = world.agent().tls_on(stream, name, &[b"http/1.1"]).await.expect("TLS");
-            let request = Request::get("/").header("host", authority).body(Full::new(Bytes::new())).expect("a request");
-            let answer = http1_on(tls).await.ask(request).await;
-            assert_eq!(answer.code(), "destination_blocked", "{authority}: {}", answer.text());
-        } else {
-            assert!(got.starts_with("HTTP/1.1 4"), "{authority}: {got}");
-        }
+/// Addresses that no agent may reach, each with a trap listening on it.
+const TRAPPED: &[&str] = &["169.254.169.254", "10.0.0.1", "100.100.100.200", "192.168.7.7", "172.16.0.9", "198.18.0.1"];
+
+/// Names that resolve to them, or to a mixture.
+const NAMES: &str = "169.254.169.254 rebind.example.test\n127.0.99.1 loop.example.test\n\
+    203.0.113.9 mixed.example.test\n127.0.99.1 mixed.example.test\n::1 six.example.test\n";
+
+#[test]
+fn forbidden_addresses_are_refused_in_every_disguise_and_never_dialled() {
+    const NAME: &str =
+        "promises::p04_checked_is_sent::forbidden_addresses_are_refused_in_every_disguise_and_never_dialled";
+    let mut setup = "ip link set lo up\n".to_owned();
+    for address in TRAPPED {
+        setup.push_str(&format!("ip addr add {address}/32 dev lo\n"));
     }
-    assert_eq!(world.upstream.connections(), 0);
+    setup.push_str(&format!("printf '{NAMES}' > \"$0/hosts\"; mount --bind \"$0/hosts\" /etc/hosts"));
+    if !apart::inside(NAME, &setup) {
+        return;
+    }
+    apart::run(async {
+        let caught = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+        for address in TRAPPED.iter().chain(&["127.0.0.1", "127.0.99.1", "[::1]"]) {
+            for port in [80, 443] {
+                let trap = tokio::net::TcpListener::bind(format!("{address}:{port}")).await.expect("a trap");
+                let caught = std::sync::Arc::clone(&caught);
+                tokio::spawn(async move {
+                    while trap.accept().await.is_ok() {
+                        caught.lock().expect("not poisoned").push(format!("{address}:{port}"));
+                    }
+                });
+            }
+        }
+        let world = World::build().settings(|s| s.upstream.deadlines.connect = std::time::Duration::from_millis(500));
+        let world = world.start().await;
+        for authority in [
+            "127.0.0.1:443",
+            "127.0.99.1:80",
+            "2130731777:443",
+            "0177.0.0143.1:443",
+            "127.25345:443",
+            "0x7f.1:443",
+            "[::ffff:127.0.99.1]:443",
+            "[::ffff:7f00:6301]:443",
+            "0.0.0.0:443",
+            "[::]:443",
+            "[::1]:443",
+            "[fe80::1%25lo]:443",
+            "10.0.0.1:443",
+            "192.168.7.7:443",
+            "172.16.0.9:443",
+            "198.18.0.1:443",
+            "169.254.169.254:443",
+            "169.254.169.254:80",
+            "[::ffff:169.254.169.254]:80",
+            "100.100.100.200:443",
+            "localhost:443",
+            "rebind.example.test:443",
+            "loop.example.test:80",
+            "mixed.example.test:443",
+            "six.example.test:443",
+            "nothing.example.test:443",
+            "[api.upstream.test]:443",
+            "127.0.99.1.:443",
+            "[64:ff9b::7f00:1]:443",
+            "[64:ff9b::a9fe:a9fe]:443",
+            "[2002:7f00:1::]:443",
+            "api.upstream.test:0",
+            "api.upstream.test:65536",
+            "api.upstream.test",
+            "user@api.upstream.test:443",
+            "api.upstream.test:443/x",
+            "api upstream.test:443",
+            "\u{e4}pi.test:443",
+        ] {
+            let proxy = world.node.forward.expect("it listens");
+            let mut stream = tokio::net::TcpStream::connect(proxy).await.expect("connected");
+            let head = format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n");
+            stream.write_all(head.as_bytes()).await.expect("written");
+            let got = crate::support::agent::head_of(&mut stream).await;
+            if !got.starts_with("HTTP/1.1 200") {
+                assert!(got.starts_with("HTTP/1.1 4"), "{authority}: {got}");
+                continue;
+            }
+            // The address is checked when a request is there to be answered.
+            let name = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
+            let name = name.trim_matches(['[', ']']).trim_end_matches('.');
+            let tls = world.agent().tls_on(stream, name, &[b"http/1.1"]).await.expect("TLS");
+            let port = authority.rsplit(':').next().expect("a port");
+            let host = if name.contains(':') { format!("[{name}]:{port}") } else { format!("{name}:{port}") };
+            let request = Request::get("/").header("host", host).body(Full::new(Bytes::new())).expect("a request");
+            let answer = http1_on(tls).await.ask(request).await;
+            let allowed: &[&str] = match authority {
+                // The public address is tried and is dead; the other one never is.
+                "mixed.example.test:443" => &["destination_blocked", "upstream_unreachable", "upstream_timeout"],
+                "nothing.example.test:443" => &["upstream_unreachable", "upstream_timeout"],
+                _ => &["destination_blocked"],
+            };
+            assert!(allowed.contains(&answer.code()), "{authority}: {} {}", answer.status, answer.text());
+        }
+        let caught = caught.lock().expect("not poisoned").clone();
+        assert!(caught.is_empty(), "dialled: {caught:?}");
+        assert_eq!(world.upstream.connections(), 0);
+    });
 }
 
 #[tokio::test]

@@ -1,9 +1,9 @@
 //! 5. No record, no service.
 
 use std::io::Write as _;
-use std::process::Command;
 
 use crate::support::World;
+use crate::support::apart;
 use crate::support::world::HOST;
 
 #[tokio::test]
@@ -29,23 +29,11 @@ async fn every_use_of_a_key_is_recorded_before_and_after() {
 #[test]
 fn full_disk_refuses_and_recovers_and_loses_nothing() {
     const NAME: &str = "promises::p05_no_record_no_service::full_disk_refuses_and_recovers_and_loses_nothing";
-    if std::env::var_os("ON_A_SMALL_DISK").is_none() {
-        let disk = tempfile::tempdir().expect("a temporary directory");
-        let script = r#"mount -t tmpfs -o size=4m none "$0" && exec "$1" --exact "$2" --nocapture"#;
-        let status = Command::new("unshare")
-            .args(["--user", "--map-root-user", "--mount", "sh", "-c", script])
-            .arg(disk.path())
-            .arg(std::env::current_exe().expect("this program"))
-            .arg(NAME)
-            .env("ON_A_SMALL_DISK", "1")
-            .env("TMPDIR", disk.path())
-            .status()
-            .expect("unshare runs");
-        assert!(status.success());
+    let disk = "mount -t tmpfs -o size=4m none \"$0\"; ip link set lo up; export TMPDIR=\"$0\"";
+    if !apart::inside(NAME, disk) {
         return;
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    runtime.expect("a runtime").block_on(async {
+    apart::run(async {
         let world = World::start().await;
         let mut agent = world.agent().http1(HOST).await;
         assert_eq!(agent.ask(world.get("/before")).await.status, 200);

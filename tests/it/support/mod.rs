@@ -2,6 +2,7 @@
 //! everything that was emitted.
 
 pub mod agent;
+pub mod apart;
 pub mod binary;
 pub mod emitted;
 pub mod frames;

@@ -168,10 +168,20 @@ create table meta (
 do $$
 begin
     if not exists (select from pg_roles where rolname = 'sallyport_app') then
-        create role sallyport_app nologin;
+        begin
+            create role sallyport_app nologin;
+        exception when duplicate_object or unique_violation then
+            -- Another database's migration made it at the same moment.
+            null;
+        end;
     end if;
     if not exists (select from pg_roles where rolname = 'sallyport_feed') then
-        create role sallyport_feed nologin;
+        begin
+            create role sallyport_feed nologin;
+        exception when duplicate_object or unique_violation then
+            -- Another database's migration made it at the same moment.
+            null;
+        end;
     end if;
     if not pg_has_role(current_user, 'sallyport_app', 'member') then
         execute format('grant sallyport_app to %I', current_user);
