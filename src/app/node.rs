@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Home;
 use super::live::Live;
-use crate::audit::{Journal, SharedWriter};
+use crate::audit::{Journal, RecordKind, SharedWriter};
 use crate::model::{
     Authority, Destination, Environment, GrantId, KeyId, Name, OrgId, ProjectId, ProxyToken, Scheme, Secret, SessionId,
     SessionSecret, Timestamp, TokenForm, TokenId, TokenShape, ToolId,
@@ -133,12 +133,20 @@ impl Node {
         let mut scrub_key = [0u8; 32];
         getrandom::fill(&mut scrub_key).map_err(|_| anyhow::anyhow!("the system's random source failed"))?;
         let connections = settings.proxy.limits.connections;
+        let metrics = Arc::new(Metrics::new()?);
+        let of_leaves = Arc::clone(&metrics);
         let shared = Arc::new(Shared {
             registry: Arc::new(Registry::new(settings.max_staleness)),
             vault: Arc::new(Vault::new(Arc::clone(home.keyring()), Arc::clone(&clock))),
             policies: Arc::new(policies),
-            metrics: Arc::new(Metrics::new()?),
-            leaves: Arc::new(LeafCache::new(home.ca()?, Arc::clone(&clock), LEAVES)?),
+            metrics: Arc::clone(&metrics),
+            audit_counts: settings.audit.counts.clone(),
+            leaves: Arc::new(LeafCache::new(home.ca()?, Arc::clone(&clock), LEAVES)?.observed(
+                move |minted| match minted {
+                    Some(took) => of_leaves.leaf_minted(took),
+                    None => of_leaves.leaf_hit(),
+                },
+            )),
             clock: Arc::clone(&clock),
             settings: settings.proxy,
             routes: routes(&settings.routes)?,
@@ -427,6 +435,12 @@ pub async fn default_project(store: &Store, now: Timestamp) -> anyhow::Result<Pr
 pub fn metrics_text(shared: &Shared) -> String {
     let (tokens, sessions) = shared.registry.counts();
     shared.metrics.live(tokens, sessions);
+    for lasted in shared.registry.take_ended(shared.clock.now()) {
+        shared.metrics.session_ended(lasted);
+    }
+    for kind in RecordKind::ALL {
+        shared.metrics.audit_records(kind.as_str(), shared.audit_counts.of(kind));
+    }
     shared.metrics.text()
 }
 

@@ -35,6 +35,8 @@ pub(super) struct Chain {
     mac: [u8; 32],
     /// Records that wait for the next append: whole lines with their MACs.
     pending: Vec<u8>,
+    /// The kinds of the records that wait.
+    kinds: Vec<RecordKind>,
     /// Refusals that were left out because too much waited.
     dropped: u64,
     since_checkpoint: u64,
@@ -130,6 +132,7 @@ impl Chain {
             seq: tail.head.seq,
             mac: tail.head.mac,
             pending: Vec::with_capacity(4096),
+            kinds: Vec::new(),
             dropped: 0,
             since_checkpoint: 0,
             head: 0,
@@ -155,6 +158,7 @@ impl Chain {
         push_hex(&mut self.pending, &self.mac);
         self.pending.extend_from_slice(b"\"}\n");
         self.since_checkpoint += 1;
+        self.kinds.push(kind);
         self.seq
     }
 
@@ -164,6 +168,8 @@ impl Chain {
 
     fn take_back(&mut self, before: &Before) {
         self.pending.truncate(before.pending);
+        let taken_back = usize::try_from(self.seq - before.seq).unwrap_or(usize::MAX);
+        self.kinds.truncate(self.kinds.len().saturating_sub(taken_back));
         (self.seq, self.mac, self.since_checkpoint) = (before.seq, before.mac, before.since_checkpoint);
     }
 
@@ -213,6 +219,7 @@ impl Chain {
         match self.segment.append(&self.pending, self.settings.sync) {
             Ok(()) => {
                 self.pending.clear();
+                self.kinds.drain(..).for_each(|kind| self.settings.counts.make(kind));
                 self.dropped = 0;
                 self.failed = false;
                 Ok(())
@@ -313,6 +320,7 @@ impl Chain {
 impl Chain {
     pub fn abandon(&mut self) {
         self.pending.clear();
+        self.kinds.clear();
         self.abandoned = true;
     }
 

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::FlockOperation;
@@ -36,11 +37,42 @@ pub struct Settings {
     pub held_bytes: usize,
     /// Whether each intent waits for the disk (`sync`) or for the operating system (`os`).
     pub sync: bool,
+    /// Counts what is recorded; all chains of a node share it.
+    pub counts: Counts,
+}
+
+/// How many records were written, by kind.
+#[derive(Clone, Default)]
+pub struct Counts(Arc<[AtomicU64; RecordKind::ALL.len()]>);
+
+impl Counts {
+    /// How many records of a kind were written.
+    #[must_use]
+    pub fn of(&self, kind: RecordKind) -> u64 {
+        self.0[kind as usize].load(Ordering::Relaxed)
+    }
+
+    pub(super) fn make(&self, kind: RecordKind) {
+        self.0[kind as usize].fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl std::fmt::Debug for Counts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Counts")
+    }
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { segment_bytes: 64 << 20, chains: 256, checkpoint_every: 1000, held_bytes: 1 << 20, sync: false }
+        Self {
+            segment_bytes: 64 << 20,
+            chains: 256,
+            checkpoint_every: 1000,
+            held_bytes: 1 << 20,
+            sync: false,
+            counts: Counts::default(),
+        }
     }
 }
 

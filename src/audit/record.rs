@@ -29,6 +29,18 @@ pub enum RecordKind {
 }
 
 impl RecordKind {
+    /// Every kind.
+    pub const ALL: [Self; 8] = [
+        Self::Start,
+        Self::Stop,
+        Self::Checkpoint,
+        Self::Intent,
+        Self::Outcome,
+        Self::Denied,
+        Self::Admin,
+        Self::Security,
+    ];
+
     /// The word in the record and the label of metrics.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -152,6 +152,7 @@ pub const SETTINGS: &[Setting] = &[
     size!("audit.segment", node.audit.segment_bytes),
     plain!("audit.chains", node.audit.chains),
     plain!("audit.checkpoint_every", node.audit.checkpoint_every),
+    size!("audit.held", node.audit.held_bytes),
     plain!("audit.sync", node.audit.sync),
     Setting {
         path: "telemetry.log",

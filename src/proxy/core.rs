@@ -46,6 +46,8 @@ pub struct Shared {
     pub policies: Arc<policy::Library>,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// How many audit records were written.
+    pub audit_counts: audit::Counts,
     /// Leaf certificates of intercepted hosts.
     pub leaves: Arc<LeafCache>,
     /// The time.

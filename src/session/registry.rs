@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -60,6 +60,9 @@ pub struct LiveSession {
     expires_at: AtomicI64,
     standing: AtomicU8,
     grants: ArcSwap<Vec<(GrantId, KeyId)>>,
+    created_at: Timestamp,
+    /// Whether its end was counted.
+    counted: AtomicBool,
 }
 
 impl LiveSession {
@@ -344,6 +347,8 @@ impl Registry {
             expires_at: AtomicI64::new(session.expires_at.millis()),
             standing: AtomicU8::new(standing),
             grants: ArcSwap::from_pointee(grants),
+            created_at: session.created_at,
+            counted: AtomicBool::new(false),
         };
         self.sessions.insert(session.id, Arc::new(live));
     }
@@ -386,6 +391,14 @@ impl Registry {
         };
         self.tokens.insert(token.hash, Arc::new(live));
         self.token_ids.insert(token.id, token.hash);
+    }
+
+    /// How long the sessions lasted that ended since this was asked last.
+    #[must_use]
+    pub fn take_ended(&self, now: Timestamp) -> Vec<Duration> {
+        let ended = self.sessions.iter().filter(|s| s.ended(now).is_some());
+        let fresh = ended.filter(|s| !s.counted.swap(true, Ordering::AcqRel));
+        fresh.map(|s| now.min(Timestamp(s.expires_at.load(Ordering::Acquire))).since(s.created_at)).collect()
     }
 
     /// Ends a session whose row is gone.

@@ -29,6 +29,11 @@ pub(super) struct NodeMetrics {
     upstream_connections: IntGaugeVec,
     upstream_errors: IntCounterVec,
     holds: IntGauge,
+    vault_open: Histogram,
+    overhead: HistogramVec,
+    token_lookup: Histogram,
+    audit_records: IntCounterVec,
+    audit_lag: IntGauge,
 }
 
 impl NodeMetrics {
@@ -75,6 +80,26 @@ impl NodeMetrics {
                 &["code"],
             )?,
             holds: IntGauge::new("sallyport_holds", "Exchanges that wait for a person's approval.")?,
+            vault_open: Histogram::with_opts(short(
+                "sallyport_vault_open_seconds",
+                "Time to open a key for one exchange.",
+            ))?,
+            overhead: HistogramVec::new(
+                short(
+                    "sallyport_overhead_seconds",
+                    "Time of an exchange that is ours: deciding, recording, injecting.",
+                ),
+                &["mode"],
+            )?,
+            token_lookup: Histogram::with_opts(short(
+                "sallyport_token_lookup_seconds",
+                "Time to find a request's tokens and what they lead to.",
+            ))?,
+            audit_records: counter("sallyport_audit_records_total", "Audit records written, by kind.", &["kind"])?,
+            audit_lag: IntGauge::new(
+                "sallyport_audit_lag_records",
+                "Audit records that are not yet in the store for searching; 0 where none are copied there.",
+            )?,
         })
     }
 
@@ -92,6 +117,11 @@ impl NodeMetrics {
             Box::new(self.upstream_connections.clone()),
             Box::new(self.upstream_errors.clone()),
             Box::new(self.holds.clone()),
+            Box::new(self.vault_open.clone()),
+            Box::new(self.overhead.clone()),
+            Box::new(self.token_lookup.clone()),
+            Box::new(self.audit_records.clone()),
+            Box::new(self.audit_lag.clone()),
         ]
     }
 }
@@ -147,6 +177,27 @@ impl Metrics {
     /// How many upstream connections are in a state: `idle` or `active`.
     pub fn upstream_connections(&self, state: &'static str) -> IntGauge {
         self.node.upstream_connections.with_label_values(&[state])
+    }
+
+    /// A key was opened.
+    pub fn vault_opened(&self, took: Duration) {
+        self.node.vault_open.observe(took.as_secs_f64());
+    }
+
+    /// So much of an exchange's time was ours.
+    pub fn overhead(&self, mode: &'static str, took: Duration) {
+        self.node.overhead.with_label_values(&[mode]).observe(took.as_secs_f64());
+    }
+
+    /// A request was searched for tokens.
+    pub fn tokens_looked_up(&self, took: Duration) {
+        self.node.token_lookup.observe(took.as_secs_f64());
+    }
+
+    /// So many records of a kind were written since the start.
+    pub fn audit_records(&self, kind: &'static str, all: u64) {
+        let counter = self.node.audit_records.with_label_values(&[kind]);
+        counter.inc_by(all.saturating_sub(counter.get()));
     }
 
     /// A request failed on the upstream's side.

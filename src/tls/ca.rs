@@ -162,6 +162,7 @@ pub struct LeafCache {
     capacity: usize,
     slots: Mutex<HashMap<Host, Slot>>,
     ticketer: Arc<dyn rustls::server::ProducesTickets>,
+    observer: Box<dyn Fn(Option<Duration>) + Send + Sync>,
 }
 
 impl LeafCache {
@@ -171,7 +172,8 @@ impl LeafCache {
     /// The ticket keys can't be made.
     pub fn new(ca: Ca, clock: Arc<dyn Clock>, capacity: usize) -> Result<Self, Error> {
         let ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
-        Ok(Self { ca, clock, capacity: capacity.max(1), slots: Mutex::default(), ticketer })
+        let observer = Box::new(|_| {});
+        Ok(Self { ca, clock, capacity: capacity.max(1), slots: Mutex::default(), ticketer, observer })
     }
 
     /// The authority behind the leaves.
@@ -190,6 +192,13 @@ impl LeafCache {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// The same cache, which tells `observer` of each look-up: how long the minting took, or `None`
+    /// for a leaf that was held.
+    #[must_use]
+    pub fn observed(self, observer: impl Fn(Option<Duration>) + Send + Sync + 'static) -> Self {
+        Self { observer: Box::new(observer), ..self }
     }
 
     /// A configuration for a listener of our own that speaks HTTP/1.1 only: its leaf is for the name
@@ -242,13 +251,19 @@ impl LeafCache {
             }
         };
         let mut failed = None;
+        let mut minted = None;
+        let began = std::time::Instant::now();
         let made = slot.get_or_init(|| match self.build(host, now) {
-            Ok(made) => Some(made),
+            Ok(made) => {
+                minted = Some(began.elapsed());
+                Some(made)
+            }
             Err(why) => {
                 failed = Some(why);
                 None
             }
         });
+        (self.observer)(minted);
         match (made, failed) {
             (Some((config, _)), _) => Ok(Arc::clone(config)),
             (None, Some(why)) => Err(why),

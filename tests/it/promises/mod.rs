@@ -7,6 +7,8 @@ mod p02_token_is_worthless_elsewhere;
 mod p03_denied_by_default;
 mod p04_checked_is_sent;
 mod p05_no_record_no_service;
+mod p06_no_tampering_unseen;
+mod p07_nothing_in_clear;
 mod p08_revoked_at_every_stage;
 mod p08_revoked_means_now;
 mod p09_bounded;

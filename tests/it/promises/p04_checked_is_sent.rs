@@ -87,7 +87,7 @@ async fn key_never_leaves_without_tls() {
 const TRAPPED: &[&str] = &["169.254.169.254", "10.0.0.1", "100.100.100.200", "192.168.7.7", "172.16.0.9", "198.18.0.1"];
 
 /// Names that resolve to them, or to a mixture.
-const NAMES: &str = "169.254.169.254 rebind.example.test\n127.0.99.1 loop.example.test\n\
+const NAMES: &str = "127.0.0.1 localhost\n169.254.169.254 rebind.example.test\n127.0.99.1 loop.example.test\n\
     203.0.113.9 mixed.example.test\n127.0.99.1 mixed.example.test\n::1 six.example.test\n";
 
 #[test]
