@@ -171,6 +171,20 @@ impl<'a> Line<'a> {
         let _ = write!(self.out, "\"{value}\"");
     }
 
+    /// An identifier, as its `Display` has it (RFC 9562 section 4).
+    pub(super) fn id(&mut self, key: &str, value: &[u8; 16]) {
+        self.key(key);
+        self.out.push(b'"');
+        for (n, group) in [&value[..4], &value[4..6], &value[6..8], &value[8..10], &value[10..]].into_iter().enumerate()
+        {
+            if n > 0 {
+                self.out.push(b'-');
+            }
+            push_hex(self.out, group);
+        }
+        self.out.push(b'"');
+    }
+
     pub(super) fn hex(&mut self, key: &str, value: &[u8]) {
         self.key(key);
         self.out.push(b'"');
@@ -209,14 +223,14 @@ impl<'a> Line<'a> {
     }
 
     pub(super) fn intent(&mut self, i: &Intent<'_>) {
-        self.shown("exchange", i.exchange);
-        self.shown("session", i.session);
+        self.id("exchange", i.exchange.as_bytes());
+        self.id("session", i.session.as_bytes());
         if let Some(token) = i.token {
-            self.shown("token", token);
+            self.id("token", token.as_bytes());
         }
-        self.shown("org", i.org);
+        self.id("org", i.org.as_bytes());
         self.text("project", i.project.as_str());
-        self.shown("keyId", i.key);
+        self.id("keyId", i.key.as_bytes());
         self.text("key", i.key_name.as_str());
         self.number("version", i.version.into());
         if let Some(tool) = i.tool {
@@ -236,7 +250,7 @@ impl<'a> Line<'a> {
     }
 
     pub(super) fn outcome(&mut self, exchange: ExchangeId, of: u64, o: &Outcome) {
-        self.shown("exchange", exchange);
+        self.id("exchange", exchange.as_bytes());
         self.number("intent", of);
         self.text("outcome", o.outcome.as_str());
         if let Some(status) = o.status {
@@ -257,9 +271,9 @@ fn push_number(out: &mut Vec<u8>, value: u64) {
 
 pub(super) fn push_hex(out: &mut Vec<u8>, value: &[u8]) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    out.reserve(value.len() * 2);
     for byte in value {
-        out.push(DIGITS[usize::from(byte >> 4)]);
-        out.push(DIGITS[usize::from(byte & 15)]);
+        out.extend_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
     }
 }
 
@@ -276,6 +290,12 @@ pub fn acts_on_display(c: char) -> bool {
 fn push_text(out: &mut Vec<u8>, value: &str) {
     let cut = value.floor_char_boundary(MAX_TEXT.min(value.len()));
     out.push(b'"');
+    let plain = |b: u8| (0x20..0x7f).contains(&b) && b != b'"' && b != b'\\';
+    if value.as_bytes()[..cut].iter().all(|b| plain(*b)) {
+        out.extend_from_slice(&value.as_bytes()[..cut]);
+        out.push(b'"');
+        return;
+    }
     for c in value[..cut].chars() {
         match c {
             '"' => out.extend_from_slice(b"\\\""),
@@ -289,4 +309,33 @@ fn push_text(out: &mut Vec<u8>, value: &str) {
         }
     }
     out.push(b'"');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identifier_in_a_record_reads_like_its_display() {
+        let id = SessionId::generate();
+        let (mut out, mut shown) = (Vec::new(), Vec::new());
+        Line { out: &mut out, from: 0 }.id("session", id.as_bytes());
+        Line { out: &mut shown, from: 0 }.shown("session", id);
+        assert_eq!(out, shown);
+    }
+
+    #[test]
+    fn text_is_escaped_wherever_a_terminal_or_json_needs_it() {
+        for (text, json) in [
+            ("/v1/charges?x=~", r#""/v1/charges?x=~""#),
+            ("", r#""""#),
+            ("a\"b\\c", r#""a\"b\\c""#),
+            ("a\nb\u{7f}\u{9b}", r#""a\u000ab\u007f\u009b""#),
+            ("\u{e9}", "\"\u{e9}\""),
+        ] {
+            let mut out = Vec::new();
+            push_text(&mut out, text);
+            assert_eq!(String::from_utf8_lossy(&out), json, "{text:?}");
+        }
+    }
 }

@@ -135,7 +135,9 @@ pub fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(why) => return failed(&anyhow::anyhow!("the runtime can't start: {why}")),
     };
-    match runtime.block_on(dispatch(cli)) {
+    let ended = runtime.block_on(dispatch(cli));
+    crate::telemetry::flush();
+    match ended {
         Ok(code) => code,
         Err(why) => failed(&why),
     }

@@ -34,8 +34,8 @@ pub struct Question<'a> {
     pub session: Option<&'a Arc<LiveSession>>,
     /// The method.
     pub method: &'a Method,
-    /// The headers as they came.
-    pub headers: &'a HeaderMap,
+    /// Whether a page in a browser may have caused the request.
+    pub from_browser: bool,
     /// Where it goes.
     pub target: &'a Target,
     /// The keys bound to that host.
@@ -186,7 +186,7 @@ fn foreign(policies: &PolicySet, ask: &Question<'_>) -> Result<Authorized, Rejec
     for (session, key, slot) in granted(ask) {
         let facts = facts(ask, session, key, slot);
         if ask.mode == Mode::Forward
-            && matches!(policies.decide_without_token(&facts, from_browser(ask.headers)), WithoutToken::Forward)
+            && matches!(policies.decide_without_token(&facts, ask.from_browser), WithoutToken::Forward)
         {
             return Ok(Authorized::Plain);
         }
@@ -209,13 +209,14 @@ fn fill(
     if ask.mode == Mode::Gateway {
         return None;
     }
-    match policies.decide_without_token(facts, from_browser(ask.headers)) {
+    match policies.decide_without_token(facts, ask.from_browser) {
         WithoutToken::Inject(permit) => Some(Authorized::Fill(Box::new((Arc::clone(key), slot.clone(), permit)))),
         _ => None,
     }
 }
 
 /// Whether a page in a browser may have caused the request (Fetch, section 3.1 and Fetch Metadata).
-fn from_browser(headers: &HeaderMap) -> bool {
+#[must_use]
+pub fn from_browser(headers: &HeaderMap) -> bool {
     headers.contains_key(http::header::ORIGIN) || headers.keys().any(|name| name.as_str().starts_with("sec-fetch-"))
 }

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Mode;
 use super::reject::{Fault, Rejection};
-use super::running::Running;
+use super::running::{Draining, Running};
 use super::scrub::PatternSet;
 use super::settings::Settings;
 use super::target::Target;
@@ -72,6 +72,8 @@ pub struct Core {
     pub upstream: Upstream,
     /// The exchanges that run here.
     pub running: Rc<Running>,
+    /// Whether this core takes nothing new.
+    pub draining: Rc<Draining>,
     /// How many agent connections this core serves; the acceptor reads it.
     pub load: Arc<AtomicUsize>,
     patterns: RefCell<HashMap<(Scheme, Authority), PatternsOf>>,
@@ -98,6 +100,7 @@ impl Core {
             audit,
             upstream,
             running: Rc::default(),
+            draining: Rc::default(),
             load,
             patterns: RefCell::default(),
             ids: Cell::new(u64::from_ne_bytes(seed) | 1),

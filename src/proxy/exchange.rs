@@ -1,5 +1,6 @@
 //! The spine: one request and its reply, as a list of steps.
 
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -19,7 +20,7 @@ use super::tunnel::{Tunnel, authenticate};
 use super::{Mode, forward, inject};
 use crate::model::{ExchangeId, OrgId};
 use crate::session::registry::LiveSession;
-use crate::upstream;
+use crate::upstream::{self, Checkout};
 use crate::vault::key::Key;
 
 /// How often a request is tried again on a fresh connection when a pooled one turned out closed
@@ -73,12 +74,14 @@ async fn run(
         session.as_ref(),
         now,
     ));
+    let method = request.method().clone();
     let question = Question {
         exchange,
         mode: tunnel.mode,
         session: session.as_ref(),
-        method: &request.method().clone(),
-        headers: &request.headers().clone(),
+        method: &method,
+        // It is asked only of requests without a token.
+        from_browser: identified.found.is_empty() && authorize::from_browser(request.headers()),
         target: &target,
         bound: &bound,
         unbound: shared.settings.unbound,
@@ -110,8 +113,10 @@ async fn run(
     let mut attempt = 0;
     loop {
         attempt += 1;
-        let checkout = core.upstream.checkout(org, target.scheme, &target.authority, wanted);
-        let connection = step!(step!(guard(run.as_ref(), checkout).await).map_err(failed));
+        let connection = match core.upstream.checkout(org, target.scheme, &target.authority, wanted) {
+            Checkout::Pooled(connection) => connection,
+            Checkout::New(dialling) => step!(step!(guard(run.as_ref(), dialling).await).map_err(failed)),
+        };
         // The session is looked at once more: connecting may have taken seconds.
         if let Some(ended) = run.as_ref().and_then(|run| run.ended_at(shared.clock.now())) {
             step!(Err(Rejection::from(ended)));
@@ -127,7 +132,7 @@ async fn run(
             &mut request,
             &mut account
         ));
-        match step!(guard(run.as_ref(), connection.send(request)).await) {
+        match step!(guard(run.as_ref(), pin!(connection.send(request))).await) {
             Ok(response) => return relay::relay(response, patterns, run, account).map_err(|refused| *refused),
             Err((upstream::Error::Closed { written: false }, Some(back))) if attempt < TRIES => {
                 request = back;

@@ -58,8 +58,9 @@ pub fn identify(
 ) -> Result<Identified, Rejection> {
     let mut all = Identified::default();
     let mut authorizations = 0;
+    let slot_headers = registry.slot_headers();
     for (name, value) in headers {
-        let credential = name == AUTHORIZATION || registry.is_slot_header(name);
+        let credential = name == AUTHORIZATION || slot_headers.contains(name);
         let Some((slot, token)) = locate(name, value.as_bytes()) else {
             if credential {
                 all.foreign |= bound.iter().any(|key| key.destination.slots.iter().any(|slot| slot.header() == name));

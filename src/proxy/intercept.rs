@@ -97,7 +97,7 @@ pub async fn serve_http1<S: AsyncRead + AsyncWrite + Unpin + 'static>(core: Rc<C
     let ended = tokio::select! {
         biased;
         ended = connection.as_mut() => ended,
-        () = core.shared.draining.cancelled() => {
+        () = core.draining.wait() => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
@@ -128,7 +128,7 @@ async fn serve_http2<S: AsyncRead + AsyncWrite + Unpin + 'static>(core: Rc<Core>
     tokio::select! {
         biased;
         _ = connection.as_mut() => {}
-        () = core.shared.draining.cancelled() => {
+        () = core.draining.wait() => {
             connection.as_mut().graceful_shutdown();
             let _ = connection.await;
         }

@@ -83,7 +83,12 @@ impl Worker {
                 match make(of_core) {
                     Ok(core) => {
                         let _ = started.send(Ok(()));
-                        serve(Rc::new(core), queue, tick, hard).await;
+                        // A task of its own is polled when it is woken; what is awaited right here
+                        // would be polled at every turn of the core.
+                        let serving = tokio::task::spawn_local(serve(Rc::new(core), queue, tick, hard));
+                        if let Err(why) = serving.await {
+                            tracing::error!(error = %why, "a core stopped serving");
+                        }
                     }
                     Err(why) => {
                         let _ = started.send(Err(why));
@@ -127,6 +132,7 @@ async fn serve(core: Rc<Core>, mut queue: mpsc::Receiver<Arrival>, tick: Duratio
                 }
             },
             _ = ticks.tick() => core.tick(),
+            () = core.shared.draining.cancelled(), if !core.draining.begun() => core.draining.begin(),
             () = tasks.wait(), if !open => break,
             () = hard.cancelled() => break,
         }

@@ -110,6 +110,71 @@ impl Run {
     }
 }
 
+/// Whether the core takes nothing new, and who waits to hear of it. Connections look at it each time
+/// they are polled, so it is the core's own and takes no lock.
+#[derive(Default)]
+pub struct Draining {
+    on: Cell<bool>,
+    waiting: RefCell<Vec<Option<Waker>>>,
+    free: RefCell<Vec<usize>>,
+}
+
+impl Draining {
+    /// From here on the core takes nothing new.
+    pub fn begin(&self) {
+        self.on.set(true);
+        let waiting: Vec<_> = self.waiting.borrow_mut().iter_mut().filter_map(Option::take).collect();
+        waiting.into_iter().for_each(Waker::wake);
+    }
+
+    /// Whether it has begun.
+    pub fn begun(&self) -> bool {
+        self.on.get()
+    }
+
+    /// Ready once it has begun.
+    pub fn wait(self: &Rc<Self>) -> Drained {
+        Drained { of: Rc::clone(self), at: None }
+    }
+}
+
+/// Ready once the core drains.
+pub struct Drained {
+    of: Rc<Draining>,
+    at: Option<usize>,
+}
+
+impl Future for Drained {
+    type Output = ();
+
+    fn poll(mut self: std::pin::Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if self.of.on.get() {
+            return Poll::Ready(());
+        }
+        let of = Rc::clone(&self.of);
+        let mut waiting = of.waiting.borrow_mut();
+        let at = *self.at.get_or_insert_with(|| {
+            of.free.borrow_mut().pop().unwrap_or_else(|| {
+                waiting.push(None);
+                waiting.len() - 1
+            })
+        });
+        if !waiting[at].as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            waiting[at] = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for Drained {
+    fn drop(&mut self) {
+        if let Some(at) = self.at {
+            self.of.waiting.borrow_mut()[at] = None;
+            self.of.free.borrow_mut().push(at);
+        }
+    }
+}
+
 impl Drop for Run {
     fn drop(&mut self) {
         self.table.entries.borrow_mut()[self.at] = None;

@@ -244,19 +244,19 @@ impl Registry {
     /// might carry back.
     #[must_use]
     pub fn bound_keys(&self, scheme: Scheme, authority: &Authority) -> Vec<Arc<Key>> {
-        self.index.load().bound(scheme, authority)
+        self.index.load().bound(scheme, authority).map(Arc::clone).collect()
     }
 
     /// Whether any key is bound to this host.
     #[must_use]
     pub fn is_bound(&self, scheme: Scheme, authority: &Authority) -> bool {
-        !self.bound_keys(scheme, authority).is_empty()
+        self.index.load().bound(scheme, authority).next().is_some()
     }
 
-    /// Whether any key names this header as a slot.
+    /// The headers that keys name as slots, at this moment.
     #[must_use]
-    pub fn is_slot_header(&self, name: &http::HeaderName) -> bool {
-        self.index.load().slot_headers.contains(name)
+    pub fn slot_headers(&self) -> SlotHeaders {
+        SlotHeaders(self.index.load())
     }
 
     /// A number that changes whenever a key does; what is derived from keys is rebuilt then.
@@ -437,6 +437,17 @@ impl Registry {
     }
 }
 
+/// The headers that keys name as slots.
+pub struct SlotHeaders(arc_swap::Guard<Arc<HostIndex>>);
+
+impl SlotHeaders {
+    /// Whether any key names this header as a slot.
+    #[must_use]
+    pub fn contains(&self, name: &http::HeaderName) -> bool {
+        self.0.slot_headers.contains(name)
+    }
+}
+
 /// Keys by the hosts that their destinations name.
 #[derive(Default)]
 struct HostIndex {
@@ -469,10 +480,10 @@ impl HostIndex {
         index
     }
 
-    fn bound(&self, scheme: Scheme, authority: &Authority) -> Vec<Arc<Key>> {
+    fn bound<'a>(&'a self, scheme: Scheme, authority: &'a Authority) -> impl Iterator<Item = &'a Arc<Key>> {
         let exact = self.exact.get(&authority.host).into_iter().flatten();
         let wild = self.wildcard.iter().filter(|k| !self.exact_has(&authority.host, k));
-        exact.chain(wild).filter(|key| key.destination.covers(scheme, authority)).map(Arc::clone).collect()
+        exact.chain(wild).filter(move |key| key.destination.covers(scheme, authority))
     }
 
     fn exact_has(&self, host: &Host, key: &Key) -> bool {

@@ -3,16 +3,19 @@
 use std::time::Duration;
 
 use prometheus::{
-    Encoder as _, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    Encoder as _, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
 };
 
 /// The metrics of one node.
 pub struct Metrics {
     registry: Registry,
     requests: IntCounterVec,
+    /// The counters of exchanges, looked up once: mode, outcome, counter.
+    exchanges: Vec<(&'static str, &'static str, IntCounter)>,
     denials: IntCounterVec,
     duration: HistogramVec,
+    durations: Vec<(&'static str, Histogram)>,
     injections: IntCounterVec,
     connections: IntGaugeVec,
     sessions: IntGauge,
@@ -26,6 +29,10 @@ pub struct Metrics {
 const SECONDS: &[f64] =
     &[0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
 
+/// The labels of exchanges.
+const MODES: [&str; 2] = ["forward", "gateway"];
+const OUTCOMES: [&str; 5] = ["ok", "upstream_error", "denied", "aborted", "internal"];
+
 impl Metrics {
     /// A fresh set.
     ///
@@ -33,9 +40,11 @@ impl Metrics {
     /// Two metrics have one name, which is a mistake of ours.
     pub fn new() -> Result<Self, prometheus::Error> {
         let counter = |name: &str, help: &str, labels: &[&str]| IntCounterVec::new(Opts::new(name, help), labels);
-        let metrics = Self {
+        let mut metrics = Self {
             registry: Registry::new(),
             requests: counter("sallyport_requests_total", "Exchanges by mode and outcome.", &["mode", "outcome"])?,
+            exchanges: Vec::new(),
+            durations: Vec::new(),
             denials: counter("sallyport_denials_total", "Refused requests by code.", &["code"])?,
             duration: HistogramVec::new(
                 HistogramOpts::new("sallyport_request_duration_seconds", "From a request's head to its reply's end.")
@@ -53,6 +62,12 @@ impl Metrics {
             )?,
             node: super::node::NodeMetrics::new()?,
         };
+        for mode in MODES {
+            metrics.durations.push((mode, metrics.duration.with_label_values(&[mode])));
+            for outcome in OUTCOMES {
+                metrics.exchanges.push((mode, outcome, metrics.requests.with_label_values(&[mode, outcome])));
+            }
+        }
         let all: [Box<dyn prometheus::core::Collector>; 9] = [
             Box::new(metrics.requests.clone()),
             Box::new(metrics.denials.clone()),
@@ -81,8 +96,14 @@ impl Metrics {
 
     /// An exchange ended.
     pub fn exchange(&self, mode: &'static str, outcome: &'static str, duration: Duration) {
-        self.requests.with_label_values(&[mode, outcome]).inc();
-        self.duration.with_label_values(&[mode]).observe(duration.as_secs_f64());
+        match self.exchanges.iter().find(|(m, o, _)| *m == mode && *o == outcome) {
+            Some((_, _, counter)) => counter.inc(),
+            None => self.requests.with_label_values(&[mode, outcome]).inc(),
+        }
+        match self.durations.iter().find(|(m, _)| *m == mode) {
+            Some((_, histogram)) => histogram.observe(duration.as_secs_f64()),
+            None => self.duration.with_label_values(&[mode]).observe(duration.as_secs_f64()),
+        }
     }
 
     /// A request was refused.

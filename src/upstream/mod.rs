@@ -5,6 +5,7 @@
 //! used again.
 
 pub mod address;
+mod alarm;
 mod connect;
 mod pool;
 
@@ -17,7 +18,7 @@ use ipnet::IpNet;
 
 use crate::model::Authority;
 pub use connect::Tls;
-pub use pool::{Connection, ReplyBody, Upstream};
+pub use pool::{Checkout, Connection, ReplyBody, Upstream};
 
 /// A request's body on its way up.
 pub type RequestBody =

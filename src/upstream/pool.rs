@@ -14,9 +14,9 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::time::timeout;
 
 use super::RequestBody;
+use super::alarm::Alarm;
 use super::connect::{self, Tls};
 use super::{Error, Protocol, Settings, Stage};
 use crate::model::{Authority, OrgId, Scheme};
@@ -40,9 +40,17 @@ struct Place {
 
 #[derive(Default)]
 struct Pool {
-    idle: Vec<(http1::SendRequest<RequestBody>, Instant, Instant)>,
+    idle: Vec<Idle>,
     shared: Option<(http2::SendRequest<RequestBody>, Instant)>,
     only_h2: bool,
+}
+
+/// A connection that waits for its next request.
+struct Idle {
+    sender: http1::SendRequest<RequestBody>,
+    born: Instant,
+    since: Instant,
+    alarm: Alarm,
 }
 
 enum Sender {
@@ -56,6 +64,15 @@ pub struct Connection {
     place: Place,
     born: Instant,
     home: Weak<Inner>,
+    alarm: Alarm,
+}
+
+/// How a connection is come by.
+pub enum Checkout<'a> {
+    /// From the pool, at once.
+    Pooled(Connection),
+    /// By dialling.
+    New(Pin<Box<dyn Future<Output = Result<Connection, Error>> + 'a>>),
 }
 
 #[derive(Clone, Copy)]
@@ -74,21 +91,15 @@ impl Upstream {
         Self(Rc::new(Inner { settings, tls, pools: RefCell::default() }))
     }
 
-    /// A connection to the authority, from the pool or new.
-    ///
-    /// # Errors
-    /// See [`Error`].
-    pub async fn checkout(
-        &self,
-        org: OrgId,
-        scheme: Scheme,
-        authority: &Authority,
-        want: Protocol,
-    ) -> Result<Connection, Error> {
+    /// A pooled connection to the authority; else what makes a new one.
+    pub fn checkout(&self, org: OrgId, scheme: Scheme, authority: &Authority, want: Protocol) -> Checkout<'_> {
         let place = Place { org, scheme, authority: authority.clone() };
         match self.0.take(&place, want) {
-            Some((sender, born)) => Ok(Connection { sender, place, born, home: Rc::downgrade(&self.0) }),
-            None => self.dial(place, want).await,
+            Some((sender, born, alarm)) => {
+                Checkout::Pooled(Connection { sender, place, born, home: Rc::downgrade(&self.0), alarm })
+            }
+            // Boxed, since dialling is rare and its state is large: it would be part of every exchange.
+            None => Checkout::New(Box::pin(self.dial(place, want))),
         }
     }
 
@@ -99,7 +110,7 @@ impl Upstream {
         let stream = connect::tcp(settings, &place.authority).await?;
         if place.scheme == Scheme::Http {
             let sender = Sender::Http1(http1_handshake(stream).await?);
-            return Ok(Connection { sender, place, born, home });
+            return Ok(Connection { sender, place, born, home, alarm: Alarm::default() });
         }
         let want = if inner.only_h2(&place) { Protocol::Http2 } else { want };
         let stream = match connect::tls(settings, &inner.tls, &place.authority, stream, want).await {
@@ -118,7 +129,7 @@ impl Upstream {
             }
             _ => Sender::Http1(http1_handshake(stream).await?),
         };
-        Ok(Connection { sender, place, born, home })
+        Ok(Connection { sender, place, born, home, alarm: Alarm::default() })
     }
 
     /// Closes what has been idle or alive for too long; called at the core's tick.
@@ -126,10 +137,10 @@ impl Upstream {
         let (now, pool) = (Instant::now(), &self.0.settings.pool);
         let mut pools = self.0.pools.borrow_mut();
         for of in pools.values_mut() {
-            of.idle.retain(|(sender, born, since)| {
-                !sender.is_closed()
-                    && now.duration_since(*since) < pool.idle
-                    && now.duration_since(*born) < pool.lifetime
+            of.idle.retain(|idle| {
+                !idle.sender.is_closed()
+                    && now.duration_since(idle.since) < pool.idle
+                    && now.duration_since(idle.born) < pool.lifetime
             });
             if of.shared.as_ref().is_some_and(|(s, born)| s.is_closed() || now.duration_since(*born) >= pool.lifetime) {
                 of.shared = None;
@@ -150,31 +161,32 @@ impl Inner {
         self.pools.borrow().get(place).is_some_and(|of| of.only_h2)
     }
 
-    fn take(&self, place: &Place, want: Protocol) -> Option<(Sender, Instant)> {
+    fn take(&self, place: &Place, want: Protocol) -> Option<(Sender, Instant, Alarm)> {
         let mut pools = self.pools.borrow_mut();
         let of = pools.get_mut(place)?;
         let life = |born: &Instant| born.elapsed() < self.settings.pool.lifetime;
         if (want != Protocol::Http1 || of.only_h2)
             && let Some((sender, born)) = of.shared.as_ref().filter(|(s, born)| !s.is_closed() && life(born))
         {
-            return Some((Sender::Http2(sender.clone()), *born));
+            return Some((Sender::Http2(sender.clone()), *born, Alarm::default()));
         }
-        while let Some((sender, born, _)) = of.idle.pop() {
+        while let Some(Idle { sender, born, alarm, .. }) = of.idle.pop() {
             if sender.is_ready() && life(&born) {
-                return Some((Sender::Http1(sender), born));
+                return Some((Sender::Http1(sender), born, alarm));
             }
         }
         None
     }
 
-    fn give_back(&self, place: Place, sender: http1::SendRequest<RequestBody>, born: Instant) {
+    fn give_back(&self, back: Back, alarm: Alarm) {
+        let Back { sender, place, born, .. } = back;
         if sender.is_closed() {
             return;
         }
         let mut pools = self.pools.borrow_mut();
         let of = pools.entry(place).or_default();
         if of.idle.len() < self.settings.pool.max_idle {
-            of.idle.push((sender, born, Instant::now()));
+            of.idle.push(Idle { sender, born, since: Instant::now(), alarm });
         }
     }
 }
@@ -225,7 +237,7 @@ impl Connection {
         let Some(inner) = self.home.upgrade() else { return Err((Error::Closed { written: false }, Some(request))) };
         let limit = inner.settings.deadlines.headers;
         let idle = inner.settings.deadlines.idle_body;
-        let (place, born, home) = (self.place, self.born, self.home);
+        let (place, born, home, mut alarm) = (self.place, self.born, self.home, self.alarm);
         drop(inner);
         match self.sender {
             Sender::Http1(mut sender) => {
@@ -234,13 +246,13 @@ impl Connection {
                 }
                 join_cookies(request.headers_mut());
                 frame(&mut request);
-                let reply = timeout(limit, sender.try_send_request(request)).await;
+                let reply = alarm.limit(limit, sender.try_send_request(request)).await;
                 let response = settled(reply)?;
                 if ambiguous(&response) {
                     return Err((Error::Http, None));
                 }
                 let back = Some(Back { sender, place, born, home });
-                Ok(response.map(|body| ReplyBody::new(body, End::Framed(back), idle)))
+                Ok(response.map(|body| ReplyBody::new(body, End::Framed(back), idle, alarm)))
             }
             Sender::Http2(mut sender) => {
                 let origin = request.uri().clone();
@@ -250,8 +262,8 @@ impl Connection {
                 if sender.ready().await.is_err() {
                     return Err((Error::Closed { written: false }, Some(at_origin(request, origin))));
                 }
-                match settled(timeout(limit, sender.try_send_request(request)).await) {
-                    Ok(response) => Ok(response.map(|body| ReplyBody::new(body, End::Marked, idle))),
+                match settled(alarm.limit(limit, sender.try_send_request(request)).await) {
+                    Ok(response) => Ok(response.map(|body| ReplyBody::new(body, End::Marked, idle, alarm))),
                     Err((why, back)) => Err((why, back.map(|request| at_origin(request, origin)))),
                 }
             }
@@ -316,13 +328,11 @@ fn with_authority(place: &Place, origin: &Uri) -> Uri {
 type Sent = Result<Response<Incoming>, hyper::client::conn::TrySendError<Request<RequestBody>>>;
 
 #[expect(clippy::result_large_err, reason = "the request comes back whole, and only where a connection was lost")]
-fn settled(
-    reply: Result<Sent, tokio::time::error::Elapsed>,
-) -> Result<Response<Incoming>, (Error, Option<Request<RequestBody>>)> {
+fn settled(reply: Option<Sent>) -> Result<Response<Incoming>, (Error, Option<Request<RequestBody>>)> {
     match reply {
-        Err(_) => Err((Error::Timeout(Stage::Headers), None)),
-        Ok(Ok(response)) => Ok(response),
-        Ok(Err(mut failed)) => match failed.take_message() {
+        None => Err((Error::Timeout(Stage::Headers), None)),
+        Some(Ok(response)) => Ok(response),
+        Some(Err(mut failed)) => match failed.take_message() {
             Some(request) => Err((Error::Closed { written: false }, Some(request))),
             None => {
                 let why = failed.into_error();
@@ -353,12 +363,14 @@ pub struct ReplyBody {
     inner: Incoming,
     end: End,
     idle: std::time::Duration,
-    sleep: Option<Pin<Box<tokio::time::Sleep>>>,
+    alarm: Alarm,
+    /// Whether the alarm counts from the last piece.
+    waiting: bool,
 }
 
 impl ReplyBody {
-    fn new(inner: Incoming, end: End, idle: std::time::Duration) -> Self {
-        let mut body = Self { inner, end, idle, sleep: None };
+    fn new(inner: Incoming, end: End, idle: std::time::Duration, alarm: Alarm) -> Self {
+        let mut body = Self { inner, end, idle, alarm, waiting: false };
         if body.inner.is_end_stream() {
             body.ended();
         }
@@ -370,7 +382,7 @@ impl ReplyBody {
             && let Some(back) = back.take()
             && let Some(home) = back.home.upgrade()
         {
-            home.give_back(back.place, back.sender, back.born);
+            home.give_back(back, std::mem::take(&mut self.alarm));
         }
     }
 }
@@ -389,7 +401,7 @@ impl Body for ReplyBody {
                 Poll::Ready(None)
             }
             Poll::Ready(Some(Ok(frame))) => {
-                self.sleep = None;
+                self.waiting = false;
                 if self.inner.is_end_stream() {
                     self.ended();
                 }
@@ -400,9 +412,11 @@ impl Body for ReplyBody {
                 Poll::Ready(Some(Err(Error::Closed { written: true })))
             }
             Poll::Pending => {
-                let idle = self.idle;
-                let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(idle)));
-                sleep.as_mut().poll(cx).map(|()| Some(Err(Error::Timeout(Stage::Body))))
+                if !std::mem::replace(&mut self.waiting, true) {
+                    let idle = self.idle;
+                    self.alarm.set(idle);
+                }
+                self.alarm.poll(cx).map(|()| Some(Err(Error::Timeout(Stage::Body))))
             }
         }
     }

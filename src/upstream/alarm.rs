@@ -1,0 +1,62 @@
+//! A deadline that is set anew for each wait.
+//!
+//! Arming a timer takes a lock and a place in the timer wheel; moving an armed one to a later time
+//! is one atomic operation. So each pooled connection keeps its timer.
+
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep, sleep};
+
+/// The timer of one connection, armed at its first wait.
+#[derive(Default)]
+pub(super) struct Alarm(Option<Pin<Box<Sleep>>>);
+
+impl Alarm {
+    /// Rings after this time, and not before.
+    pub fn set(&mut self, after: Duration) {
+        match &mut self.0 {
+            Some(timer) => timer.as_mut().reset(Instant::now() + after),
+            None => self.0 = Some(Box::pin(sleep(after))),
+        }
+    }
+
+    /// Ready once it rings; never before it is set.
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.0 {
+            Some(timer) => timer.as_mut().poll(cx),
+            None => Poll::Pending,
+        }
+    }
+
+    /// The future's result, or `None` if it takes longer than this.
+    pub async fn limit<F: Future>(&mut self, after: Duration, future: F) -> Option<F::Output> {
+        self.set(after);
+        let mut future = pin!(future);
+        poll_fn(|cx| match future.as_mut().poll(cx) {
+            Poll::Ready(out) => Poll::Ready(Some(out)),
+            Poll::Pending => self.poll(cx).map(|()| None),
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOON: Duration = Duration::from_millis(5);
+    const LATE: Duration = Duration::from_secs(3600);
+
+    #[tokio::test]
+    async fn alarm_rings_at_the_last_time_it_was_set_to() {
+        let mut alarm = Alarm::default();
+        assert_eq!(alarm.limit(LATE, std::future::ready(())).await, Some(()));
+        assert_eq!(alarm.limit(SOON, std::future::pending::<()>()).await, None);
+        // Past the time at which it would have rung, had it not been moved.
+        assert_eq!(alarm.limit(LATE, sleep(2 * SOON)).await, Some(()));
+        assert_eq!(alarm.limit(SOON, std::future::pending::<()>()).await, None);
+    }
+}
