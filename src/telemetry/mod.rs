@@ -1,5 +1,6 @@
 //! Metrics and logs.
 
+mod fields;
 mod lines;
 mod metrics;
 mod node;
@@ -29,7 +30,8 @@ pub fn init_logs(level: &str, json: bool) {
     // A second start, as in tests, keeps the first.
     let started = match json {
         true => registry.with(lines.json().flatten_event(true)).try_init(),
-        false => registry.with(lines.compact().with_ansi(colours)).try_init(),
+        false if colours => registry.with(lines.compact().with_ansi(true)).try_init(),
+        false => registry.with(lines.compact().with_ansi(false).fmt_fields(fields::Fields)).try_init(),
     };
     if started.is_ok() {
         let _ = SET_FILTER.set(Box::new(move |filter| {
