@@ -142,6 +142,10 @@ async fn run(
                 }
                 authorized = step!(authorize::authorize(&shared.policies.current(), &question, &identified));
             }
+            Err(_) if account.counted().broken.get() => {
+                let why = "the request's body can't be read to its end";
+                return Err((Rejection::new(Code::BadRequest, why), account));
+            }
             Err((why, _)) => return Err((failed(why), account)),
         }
     }

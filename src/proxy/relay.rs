@@ -35,6 +35,8 @@ pub struct Counted {
     pub bytes_in: Cell<u64>,
     /// To the agent, body only.
     pub bytes_out: Cell<u64>,
+    /// The agent's body couldn't be read to its end: what follows is not the upstream's fault.
+    pub broken: Cell<bool>,
 }
 
 /// The agent's body on its way up: counted, passed through untouched, bounded in idle time.
@@ -70,12 +72,19 @@ impl Body for Upload {
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(Some(Err(why))) => Poll::Ready(Some(Err(why.into()))),
+            Poll::Ready(Some(Err(why))) => {
+                self.counted.broken.set(true);
+                Poll::Ready(Some(Err(why.into())))
+            }
             Poll::Ready(None) if self.marked && !self.inner.is_end_stream() => {
+                self.counted.broken.set(true);
                 Poll::Ready(Some(Err("the agent broke off its request".into())))
             }
             Poll::Ready(None) => Poll::Ready(None),
-            Poll::Pending => self.idle.poll(cx).map(|()| Some(Err("the agent sent nothing for too long".into()))),
+            Poll::Pending => self.idle.poll(cx).map(|()| {
+                self.counted.broken.set(true);
+                Some(Err("the agent sent nothing for too long".into()))
+            }),
         }
     }
 

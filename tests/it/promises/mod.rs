@@ -6,6 +6,7 @@ mod p02_token_in_other_forms;
 mod p02_token_is_worthless_elsewhere;
 mod p03_denied_by_default;
 mod p04_checked_is_sent;
+mod p04_names_and_first_bytes;
 mod p05_no_record_no_service;
 mod p06_no_tampering_unseen;
 mod p07_nothing_in_clear;

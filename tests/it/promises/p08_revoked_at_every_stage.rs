@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -87,8 +88,9 @@ async fn running_upload_is_stopped() {
     }
 }
 
-/// Zeros without end.
+/// Zeros without end; counts the pieces that were taken.
 struct Endless {
+    taken: Arc<AtomicUsize>,
     _gone: Gone,
 }
 
@@ -100,6 +102,7 @@ impl http_body::Body for Endless {
         self: std::pin::Pin<&mut Self>,
         _: &mut std::task::Context<'_>,
     ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, io::Error>>> {
+        self.taken.fetch_add(1, Ordering::SeqCst);
         std::task::Poll::Ready(Some(Ok(http_body::Frame::data(Bytes::from_static(&[b'z'; 16_384])))))
     }
 }
@@ -107,10 +110,10 @@ impl http_body::Body for Endless {
 #[tokio::test]
 async fn reply_that_nobody_reads_is_cut_as_well() {
     for (http2, protocol) in [(false, "http/1.1"), (false, "h2"), (true, "http/1.1"), (true, "h2")] {
-        let left = Arc::new(Notify::new());
-        let of_left = Arc::clone(&left);
+        let (left, taken) = (Arc::new(Notify::new()), Arc::new(AtomicUsize::new(0)));
+        let (of_left, of_taken) = (Arc::clone(&left), Arc::clone(&taken));
         let build = World::build().upstream(|u| u.alpn = vec![protocol]).streaming(move |_| {
-            let endless = Endless { _gone: Gone(Arc::clone(&of_left)) };
+            let endless = Endless { taken: Arc::clone(&of_taken), _gone: Gone(Arc::clone(&of_left)) };
             async move { Response::new(endless.boxed_unsync()) }
         });
         let world = build.start().await;
@@ -118,8 +121,14 @@ async fn reply_that_nobody_reads_is_cut_as_well() {
         let request = if http2 { world.get2("/") } else { world.get("/") };
         let reply = agent.send(request).await.expect("an answer");
         assert!(!reply.body().is_end_stream());
-        // Long enough for every buffer on the way to be full.
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        // Every buffer on the way is full when nothing is taken any more, which only time can tell.
+        let mut before = 0;
+        while before == 0 || taken.load(Ordering::SeqCst) != before {
+            before = taken.load(Ordering::SeqCst);
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        let early = tokio::time::timeout(Duration::from_millis(200), left.notified()).await;
+        assert!(early.is_err(), "{http2} {protocol}: it waits for the agent");
         let began = Instant::now();
         world.node.set_key_state(&world.key, KeyState::Disabled);
         soon("the end at the upstream", left.notified()).await;

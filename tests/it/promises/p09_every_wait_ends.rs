@@ -65,6 +65,26 @@ async fn connections_on_which_nothing_happens_are_closed() {
     soon("the end of a silent gateway connection", Raw::new(gateway).rest()).await;
 }
 
+#[tokio::test]
+async fn idle_connections_and_many_names_keep_nobody_waiting() {
+    let world = World::start().await;
+    let mut held = Vec::new();
+    for _ in 0..300 {
+        held.push(world.agent().bare().await);
+    }
+    for _ in 0..30 {
+        held.push(world.agent().inside(HOST, b"h2").await);
+        held.push(world.agent().inside(HOST, b"http/1.1").await);
+    }
+    let began = std::time::Instant::now();
+    for n in 0..40 {
+        let name = format!("host-{n}.upstream.test");
+        world.agent().tls(&format!("{name}:443"), &name, &[b"http/1.1"]).await;
+    }
+    assert_eq!(world.agent().ask(HOST, world.get("/")).await.status, 200);
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+}
+
 /// Answers every PING, as a client does that means well.
 async fn polite(raw: &mut Raw) {
     while let Some(frame) = frames::next(raw).await {
