@@ -132,7 +132,8 @@ async fn reply_that_nobody_reads_is_cut_as_well() {
         let began = Instant::now();
         world.node.set_key_state(&world.key, KeyState::Disabled);
         soon("the end at the upstream", left.notified()).await;
-        assert!(began.elapsed() < SECOND, "{http2} {protocol}: {:?}", began.elapsed());
+        // A second is what the proxy has; the upstream has megabytes to work through before it sees it.
+        assert!(began.elapsed() < 4 * SECOND, "{http2} {protocol}: {:?}", began.elapsed());
         let answer = soon("the end of the reply", crate::support::agent::whole(reply)).await;
         assert!(!answer.whole, "{http2} {protocol}");
     }

@@ -101,16 +101,20 @@ async fn revocation_by_another_process_takes_effect_within_a_second() {
         let request = http::Request::get("/").header("host", HOST);
         let value = format!("Bearer {}", token["value"].as_str().expect("a value"));
         let request = request.header("authorization", value).body(Full::new(Bytes::new())).expect("a request");
-        world.agent().ask(HOST, request).await
+        // One that runs at that very moment is cut, perhaps before its answer begins.
+        match world.agent().http1(HOST).await.send(request).await {
+            Ok(reply) => Some(crate::support::agent::whole(reply).await),
+            Err(_) => None,
+        }
     };
     let within_a_second = async |wanted: &str| {
         let began = Instant::now();
         loop {
             let answer = ask().await;
-            if answer.code() == wanted {
+            if answer.as_ref().is_some_and(|answer| answer.code() == wanted) {
                 return;
             }
-            assert!(began.elapsed() < Duration::from_secs(1), "{wanted}: {}", answer.text());
+            assert!(began.elapsed() < Duration::from_secs(1), "{wanted}: {answer:?}");
         }
     };
     within_a_second("").await;
@@ -120,7 +124,7 @@ async fn revocation_by_another_process_takes_effect_within_a_second() {
     call("POST", "/api/v1/api-keys/stored/rotate".into(), json("{\"value\":\"sk-rotated-0123456789\"}")).await;
     let began = Instant::now();
     loop {
-        assert_eq!(ask().await.status, 200);
+        assert_eq!(ask().await.expect("a rotation cuts nothing").status, 200);
         let received = world.upstream.received().pop().expect("received");
         if received.header("authorization") == "Bearer sk-rotated-0123456789" {
             break;
