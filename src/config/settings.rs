@@ -129,8 +129,9 @@ pub const SETTINGS: &[Setting] = &[
     plain!("proxy.require_auth", node.proxy.require_auth),
     own!("proxy.unbound", node.proxy.unbound, |v: &Value| match v.as_str() {
         Some("forward") => Ok(Unbound::Forward),
+        Some("tunnel") => Ok(Unbound::Tunnel),
         Some("deny") => Ok(Unbound::Deny),
-        _ => Err("it is forward or deny".to_owned()),
+        _ => Err("it is forward, tunnel or deny".to_owned()),
     }),
     plain!("proxy.cores", node.cores),
     size!("proxy.limits.head", node.proxy.limits.head_bytes),

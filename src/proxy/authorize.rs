@@ -63,7 +63,7 @@ pub fn authorize(policies: &PolicySet, ask: &Question<'_>, identified: &Identifi
     }
     if ask.bound.is_empty() {
         return match ask.unbound {
-            Unbound::Forward => Ok(Authorized::Plain),
+            Unbound::Forward | Unbound::Tunnel => Ok(Authorized::Plain),
             Unbound::Deny => {
                 let why = format!("no key is bound to {} and `proxy.unbound` is `deny`", ask.target.authority);
                 Err(Rejection::new(Code::HostNotAllowed, why))

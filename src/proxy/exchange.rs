@@ -248,7 +248,7 @@ fn use_keys<B>(
 }
 
 /// What the upstream's failure means to the agent.
-fn failed(why: upstream::Error) -> Rejection {
+pub(super) fn failed(why: upstream::Error) -> Rejection {
     use upstream::Error as E;
     let code = match &why {
         E::Blocked { .. } => Code::DestinationBlocked,

@@ -8,6 +8,7 @@
 //! ([`core::Core`]), so that no lock is shared on the way of an exchange.
 
 pub mod authorize;
+mod blind;
 pub mod core;
 pub mod exchange;
 pub mod forward;

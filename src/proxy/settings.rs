@@ -8,6 +8,8 @@ pub enum Unbound {
     /// They are intercepted and forwarded without a key; the default.
     #[default]
     Forward,
+    /// Their tunnels are copied without a look inside.
+    Tunnel,
     /// They are refused.
     Deny,
 }

@@ -20,7 +20,7 @@ use super::core::Core;
 use super::identify::strip_scheme;
 use super::reject::{Code, Rejection};
 use super::wire::Prefixed;
-use super::{Mode, intercept};
+use super::{Mode, blind, exchange, intercept};
 use crate::model::{Authority, Scheme, SessionId};
 use crate::session::registry::LiveSession;
 
@@ -87,8 +87,28 @@ where
         };
         let rest = buffer.split_off(connect.len);
         match open(&core, &connect, required) {
+            Ok((authority, session)) if blind::applies(&core, &authority) => {
+                match core.upstream.bare(&authority).await {
+                    Ok(upstream) => {
+                        if stream.write_all(ESTABLISHED).await.is_ok() {
+                            let agent = Prefixed::new(rest.freeze(), stream);
+                            let began = Instant::now();
+                            blind::copy(&core, agent, upstream, &authority, session.as_ref()).await;
+                            core.shared.metrics.exchange(Mode::Forward.as_str(), "tunnel", began.elapsed());
+                            tracing::info!(
+                                upstream.authority = %authority,
+                                client = %peer,
+                                duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+                                "tunnel closed"
+                            );
+                        }
+                    }
+                    Err(why) => refuse(&core, &mut stream, &exchange::failed(why), Then::Close).await,
+                }
+                return;
+            }
             Ok((authority, session)) => {
-                if stream.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").await.is_err() {
+                if stream.write_all(ESTABLISHED).await.is_err() {
                     return;
                 }
                 let target = Some((Scheme::Https, authority));
@@ -114,6 +134,9 @@ where
         }
     }
 }
+
+/// What a CONNECT that is accepted gets.
+const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
 
 /// A CONNECT request's parts, and how many bytes its head took.
 struct Connect {

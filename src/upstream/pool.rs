@@ -91,6 +91,20 @@ impl Upstream {
         Self(Rc::new(Inner { settings, tls, pools: RefCell::default() }))
     }
 
+    /// What was set.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.0.settings
+    }
+
+    /// A bare TCP connection to the authority, whose address passed the check; it is never pooled.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn bare(&self, authority: &Authority) -> Result<tokio::net::TcpStream, Error> {
+        connect::tcp(&self.0.settings, authority).await
+    }
+
     /// A pooled connection to the authority; else what makes a new one.
     pub fn checkout(&self, org: OrgId, scheme: Scheme, authority: &Authority, want: Protocol) -> Checkout<'_> {
         let place = Place { org, scheme, authority: authority.clone() };

@@ -125,3 +125,36 @@ async fn decision_names_rule_and_reason_in_the_audit() {
     assert_eq!(intent["policy"], "development");
     assert!(intent["rule"].as_str().is_some_and(|rule| !rule.is_empty()), "{intent}");
 }
+
+#[tokio::test]
+async fn blind_tunnel_is_only_for_hosts_without_keys_and_ends_when_one_gets_a_key() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let build = World::build().settings(|s| s.proxy.unbound = Unbound::Tunnel);
+    let world = build.upstream(|u| u.host = format!("{HOST},{OTHER}")).start().await;
+    // The upstream's own certificate comes through: nobody ended TLS in between.
+    let mut blind = world.agent();
+    blind.ca_pem = world.upstream.ca_pem.clone();
+    let stream = blind.connect(&format!("{OTHER}:443")).await.expect("a tunnel");
+    let mut stream = blind.tls_on(stream, OTHER, &[b"http/1.1"]).await.expect("TLS with the upstream itself");
+    stream.write_all(format!("GET / HTTP/1.1\r\nhost: {OTHER}\r\n\r\n").as_bytes()).await.expect("written");
+    let head = crate::support::agent::head_of(&mut stream).await;
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    // A host with a key is intercepted all the same.
+    let tunnel = blind.connect(&format!("{HOST}:443")).await.expect("a tunnel");
+    assert!(blind.tls_on(tunnel, HOST, &[b"http/1.1"]).await.is_err(), "the leaf is the proxy's");
+    assert_eq!(world.agent().ask(HOST, world.get("/")).await.status, 200);
+    // The other host gets a key: its tunnel ends.
+    let destination = sallyport::model::Destination {
+        hosts: vec![sallyport::model::HostPattern::parse(OTHER).expect("a host")],
+        ..world.key.destination.clone()
+    };
+    let secret = sallyport::model::Secret::new(b"sk-another-key-0123".to_vec());
+    let (name, provider) = ("another".parse().expect("a name"), "custom".parse().expect("a name"));
+    world
+        .node
+        .add_key(&name, &provider, world.key.environment, destination, world.key.shape.clone(), &secret)
+        .expect("a key");
+    let mut rest = Vec::new();
+    let end = tokio::time::timeout(std::time::Duration::from_secs(1), stream.read_to_end(&mut rest)).await;
+    assert!(end.is_ok(), "the tunnel goes on although its host has a key");
+}
