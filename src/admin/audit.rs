@@ -67,6 +67,12 @@ struct Trouble {
 #[utoipa::path(get, operation_id = "audit_query", path = "/api/v1/audit", tag = "audit", params(Which),
     responses((status = 200, description = "Done", body = Records), (status = "4XX", description = "Refused, and why", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn query(Shared(admin): Shared<State>, Query(which): Query<Which>) -> Result<Json<Records>, Problem> {
+    if let Some(kind) = &which.kind
+        && !audit::RecordKind::ALL.iter().any(|known| known.as_str() == kind)
+    {
+        let all = audit::RecordKind::ALL.map(audit::RecordKind::as_str).join(", ");
+        return Err(Problem::invalid("kind", format!("it is one of {all}")));
+    }
     let filter = audit::Filter {
         kind: which.kind,
         session: which.session,

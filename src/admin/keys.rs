@@ -176,7 +176,13 @@ fn hosts(texts: &[String]) -> Result<Vec<HostPattern>, Problem> {
     if texts.is_empty() || texts.len() > 100 {
         return Err(Problem::invalid("hosts", "give between 1 and 100 host patterns"));
     }
-    texts.iter().map(|t| HostPattern::parse(t).map_err(|why| Problem::invalid("hosts", why))).collect()
+    let read = |text: &String| {
+        if text.contains("://") || text.contains('/') {
+            return Err(Problem::invalid("hosts", "leave out the scheme and the path: api.example.com"));
+        }
+        HostPattern::parse(text).map_err(|why| Problem::invalid("hosts", why))
+    };
+    texts.iter().map(read).collect()
 }
 
 fn slots(texts: &[String]) -> Result<Vec<Slot>, Problem> {
@@ -289,7 +295,11 @@ pub(super) async fn create(
     };
     let sealed = admin.vault.seal(&key, 1, &new.value.take()).map_err(|why| Problem::invalid("value", why))?;
     let what = Action { action: "key_create", subject: &key.id.to_string(), detail: key.name.as_str() };
-    admin.commit(&caller, what, admin.store.batch(caller.org()).insert(&key).insert(&sealed)).await?;
+    let batch = admin.store.batch(caller.org()).insert(&key).insert(&sealed);
+    admin.commit(&caller, what, batch).await.map_err(|problem| {
+        let name = &key.name;
+        problem.taken(format!("a key {name} is there already; `sallyport keys rotate {name}` gives it a new value"))
+    })?;
     let projects = admin.project_names(caller.org()).await?;
     Ok((StatusCode::CREATED, Json(View::of(&key, &projects))))
 }

@@ -80,6 +80,8 @@ pub struct NodeView {
     pub unready: Box<dyn Fn() -> Option<String> + Send + Sync>,
     /// Takes over changed policies and settings; the problems if it kept the old ones.
     pub reload: Box<dyn Fn() -> Result<(), Vec<String>> + Send + Sync>,
+    /// Where it listens: `proxy`, `gateway` and so on, each with an address.
+    pub listens: Vec<(&'static str, std::net::SocketAddr)>,
     /// The metrics as text.
     pub metrics: Box<dyn Fn() -> String + Send + Sync>,
 }
@@ -232,7 +234,7 @@ impl Admin {
         if found.len() > 1 {
             return Err(Problem::conflict(format!("more than one {what} has this name; give its id")));
         }
-        found.pop().ok_or_else(|| Problem::missing(what))
+        found.pop().ok_or_else(|| Problem::unnamed(what, wanted))
     }
 
     /// The names of the organisation's projects.

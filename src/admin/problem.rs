@@ -52,6 +52,20 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, "not_found", format!("there is no such {what}"))
     }
 
+    /// There is no such thing of this name.
+    pub fn unnamed(what: &str, wanted: &str) -> Self {
+        // Whatever isn't a name may be a secret in the wrong place.
+        match wanted.parse::<crate::model::Name>() {
+            Ok(name) => Self::new(StatusCode::NOT_FOUND, "not_found", format!("there is no {what} {name}")),
+            Err(_) => Self::missing(what),
+        }
+    }
+
+    /// The name is taken, and what may be meant.
+    pub fn taken(self, detail: impl Into<String>) -> Self {
+        if self.code == "conflict" { Self::conflict(detail) } else { self }
+    }
+
     /// It contradicts what is there.
     pub fn conflict(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::CONFLICT, "conflict", detail)

@@ -11,6 +11,8 @@ use super::body::{Body, environment, name};
 use super::{Problem, State};
 use crate::model::{ExchangeId, KeyId, SessionId, Slot};
 use crate::policy::{self, Facts};
+use crate::store::Find;
+use crate::vault::key::Key;
 
 /// A service that sallyport knows.
 #[derive(Serialize, ToSchema)]
@@ -80,15 +82,17 @@ pub(super) async fn explain(
     let (method, scheme, authority, path) =
         parsed.ok_or_else(|| Problem::invalid("request", "write it as \"METHOD https://host/path\""))?;
     let tool = question.tool.as_deref().map(|t| name("tool", t)).transpose()?;
+    let key_name = name("key", &question.key)?;
+    let environment = environment(question.environment.as_deref())?;
     let explanation = admin.policies.current().explain(&Facts {
         exchange: ExchangeId::generate(),
         session: SessionId::generate(),
         org: caller.org(),
         project: &name("project", question.project.as_deref().unwrap_or("default"))?,
-        environment: environment(question.environment.as_deref())?,
+        environment,
         tool: tool.as_ref(),
         key: KeyId::generate(),
-        key_name: &name("key", &question.key)?,
+        key_name: &key_name,
         key_version: 1,
         scheme,
         authority: &authority,
@@ -96,7 +100,19 @@ pub(super) async fn explain(
         path: &path,
         slot: &Slot::Bearer,
     });
-    serde_json::to_value(explanation).map(Json).map_err(|_| Problem::internal())
+    let mut answer = serde_json::to_value(explanation).map_err(|_| Problem::internal())?;
+    // A key's own destinations bound what any policy can allow.
+    let wanted = Find::all().with("name", &key_name).with("environment", environment);
+    let keys: Vec<Key> = admin.store.find(caller.org(), wanted).await?;
+    answer["environment"] = environment.as_str().into();
+    if keys.is_empty() {
+        answer["note"] = format!("no key {key_name} is stored in {environment}: only the policies are judged").into();
+    } else if !keys.iter().any(|key| key.destination.covers(scheme, &authority)) {
+        answer["decision"] = "deny".into();
+        answer["reason"] = format!("{authority} is not a destination of the key {key_name}").into();
+        answer["decided_by"] = serde_json::Value::Null;
+    }
+    Ok(Json(answer))
 }
 
 /// How the node stands.
@@ -109,6 +125,8 @@ pub(super) struct Status {
     serving: bool,
     /// Why it can't serve at the moment, if it can't.
     unready: Option<String>,
+    /// Where the node listens for agents, by kind: proxy, proxy_tls, gateway, gateway_tls.
+    listens: std::collections::BTreeMap<&'static str, String>,
     /// Where the store is, without credentials.
     store: String,
     /// Digest of the policies in force.
@@ -124,6 +142,7 @@ pub(super) async fn status(Shared(admin): Shared<State>) -> Json<Status> {
         version: env!("CARGO_PKG_VERSION"),
         serving: admin.node.is_some(),
         unready: admin.node.as_ref().and_then(|node| (node.unready)()),
+        listens: admin.node.iter().flat_map(|n| &n.listens).map(|(what, at)| (*what, at.to_string())).collect(),
         store: admin.store.place().to_owned(),
         policies: hex::encode(admin.policies.current().digest()),
         audit: admin.audit_dir.display().to_string(),

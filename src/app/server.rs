@@ -92,6 +92,7 @@ pub async fn serve(home: &Home, config: Config, source: Source) -> anyhow::Resul
         tracing::warn!("running exchanges were cut off");
     }
     tasks.wait().await;
+    tracing::info!("stopped");
     Ok(())
 }
 
@@ -198,7 +199,14 @@ fn admin_of_node(
         }
         registry.is_stale(clock.now()).then(|| "the store has been out of reach for too long".to_owned())
     };
+    let listens = [
+        ("proxy", node.forward),
+        ("proxy_tls", node.forward_tls),
+        ("gateway", node.gateway),
+        ("gateway_tls", node.gateway_tls),
+    ];
     let view = NodeView {
+        listens: listens.into_iter().filter_map(|(what, at)| Some((what, at?))).collect(),
         reached: node.reached(),
         unready: Box::new(unready),
         reload: Box::new(move || reload.run()),

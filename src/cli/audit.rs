@@ -57,7 +57,7 @@ pub enum Command {
 #[derive(clap::Args)]
 pub struct Which {
     /// Only this kind: intent, outcome, denied, admin, security, start, stop, checkpoint
-    #[arg(long)]
+    #[arg(long, value_parser = ["intent", "outcome", "denied", "admin", "security", "start", "stop", "checkpoint"])]
     kind: Option<String>,
     /// Only this session
     #[arg(long)]

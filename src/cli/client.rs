@@ -25,13 +25,27 @@ use crate::tls::trust;
 #[derive(Debug, clap::Args)]
 pub struct Server {
     /// Speak to this admin API instead of the data directory, such as https://sallyport.example:8082
-    #[arg(long, global = true, value_name = "URL", env = "SALLYPORT_SERVER")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        env = "SALLYPORT_SERVER",
+        hide_env = true,
+        help_heading = "Everywhere"
+    )]
     server: Option<String>,
     /// The file that holds the admin token for --server
-    #[arg(long, global = true, value_name = "FILE", env = "SALLYPORT_ADMIN_TOKEN_FILE")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "SALLYPORT_ADMIN_TOKEN_FILE",
+        hide_env = true,
+        help_heading = "Everywhere"
+    )]
     admin_token_file: Option<PathBuf>,
     /// Trust the authorities in this PEM file for --server, beside the system's
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Everywhere")]
     server_ca: Vec<PathBuf>,
 }
 

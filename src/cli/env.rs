@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
 
 use super::client::Client;
@@ -35,11 +35,12 @@ pub async fn run(
     both: impl FnOnce() -> anyhow::Result<(Home, Config)>,
     args: Args,
 ) -> anyhow::Result<()> {
-    let (home, config) = both()?;
-    let proxy = config.node.forward.context("listen.proxy is off, so there is no proxy to name")?;
-    if !client.is_running_node() {
-        eprintln!("sallyport: no node runs on this data directory; start one with `sallyport serve`");
-    }
+    let (home, _) = both()?;
+    let status = client.get("/api/v1/status").await?;
+    ensure!(status["serving"] == true, "no node runs on this data directory; start one with `sallyport serve`");
+    let proxy = status["listens"]["proxy"].as_str();
+    let proxy =
+        proxy.context("the node has no forward listener (listen.proxy is off), so there is no proxy to name")?;
     let body = super::given(json!({
         "keys": args.keys,
         "tool": args.tool,

@@ -136,6 +136,7 @@ pub async fn run(client: &Client, command: Command) -> anyhow::Result<()> {
                 ("STATE", "state"),
                 ("VERSION", "version"),
                 ("HOSTS", "hosts"),
+                ("ID", "id"),
             ];
             let none = "There are no keys. `sallyport keys add NAME --provider PROVIDER` stores one.";
             output::list(client.all(path.trim_end_matches(['&', '?'])).await?, json, &columns, none)

@@ -41,13 +41,20 @@ use client::Client;
 )]
 struct Cli {
     /// The data directory [default: $SALLYPORT_DATA_DIR, or $XDG_DATA_HOME/sallyport]
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(long, global = true, value_name = "DIR", help_heading = "Everywhere")]
     data_dir: Option<PathBuf>,
     /// The configuration file [default: sallyport.yaml in the data directory]
-    #[arg(long, global = true, value_name = "FILE", env = "SALLYPORT_CONFIG")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "SALLYPORT_CONFIG",
+        hide_env = true,
+        help_heading = "Everywhere"
+    )]
     config: Option<PathBuf>,
     /// What is logged to standard error: error, warn, info, debug, or a filter
-    #[arg(long, global = true, value_name = "LEVEL")]
+    #[arg(long, global = true, value_name = "LEVEL", help_heading = "Everywhere")]
     log: Option<String>,
     #[command(flatten)]
     server: client::Server,
@@ -160,14 +167,23 @@ fn harden() {
 async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     let Cli { data_dir, config: file, log, server, command } = cli;
     let level = log.as_deref().unwrap_or(match command {
-        Command::Demo | Command::Completions { .. } => "error",
+        // A line of ours in the middle of a command's own screen would garble it.
+        Command::Demo | Command::Completions { .. } | Command::Run(_) => "error",
         _ => "warn",
     });
     if !matches!(command, Command::Serve) {
         crate::telemetry::init_logs(level, false);
     }
     let dir = || data_dir.clone().map_or_else(Home::default_dir, Ok);
-    let home = || Home::open(&dir()?, Arc::new(SystemClock));
+    let makes =
+        matches!(&command, Command::Init(_) | Command::Run(_) | Command::Serve | Command::Keys(keys::Command::Add(_)));
+    let home = || {
+        let dir = dir()?;
+        if !makes && !Home::exists(&dir) {
+            anyhow::bail!("there is no data directory at {}; `sallyport init` makes one", dir.display());
+        }
+        Home::open(&dir, Arc::new(SystemClock))
+    };
     let config = || server::configuration(&dir()?, file.clone());
     let both = || -> anyhow::Result<(Home, Config)> {
         let (config, _) = config()?;
@@ -193,7 +209,8 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Access(command) => access::run(&client().await?, command).await?,
         Command::Sessions(command) => sessions::run(&client().await?, command).await?,
         Command::Tokens(command) => sessions::tokens(&client().await?, command).await?,
-        Command::Policy(command) => return policy::run(&home()?, command),
+        Command::Policy(policy::Command::Check) => return Ok(policy::check(&home()?)),
+        Command::Policy(policy::Command::Explain(question)) => policy::explain(&client().await?, question).await?,
         Command::Audit(command) => return audit::run(&home, &dir, &command),
         Command::Providers(command) => providers::run(&command)?,
         Command::Ca(command) => ca::run(&home()?, command)?,

@@ -49,6 +49,7 @@ pub fn cell(value: &Value) -> String {
         Value::Null => String::new(),
         Value::String(text) => text.clone(),
         Value::Array(items) => items.iter().map(cell).collect::<Vec<_>>().join(", "),
+        Value::Object(fields) => fields.iter().map(|(n, v)| format!("{n} {}", cell(v))).collect::<Vec<_>>().join(", "),
         other => other.to_string(),
     };
     text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()

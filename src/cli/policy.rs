@@ -2,82 +2,81 @@
 
 use std::process::ExitCode;
 
-use anyhow::Context as _;
 use clap::Subcommand;
+use serde_json::json;
 
+use super::client::Client;
+use super::output;
 use crate::app::Home;
-use crate::model::{Environment, ExchangeId, KeyId, Name, OrgId, SessionId, Slot};
-use crate::policy::{Facts, Library, parse_request};
+use crate::policy::Library;
 
 #[derive(Subcommand)]
 pub enum Command {
     /// Compile the policies of the data directory and run their cases
     Check,
     /// Say which rule decides a request, and why
-    Explain {
-        /// The request, such as "POST https://api.stripe.com/v1/charges"
-        request: String,
-        /// The key's name
-        #[arg(long)]
-        key: Name,
-        /// The tool's name
-        #[arg(long)]
-        tool: Option<Name>,
-        /// The environment
-        #[arg(long, default_value = "development")]
-        environment: Environment,
-        /// The project's name
-        #[arg(long, default_value = "default")]
-        project: Name,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
+    Explain(Question),
 }
 
-pub fn run(home: &Home, command: Command) -> anyhow::Result<ExitCode> {
-    let library = match Library::load(&home.policy_dir()) {
-        Ok(library) => library,
+#[derive(clap::Args)]
+pub struct Question {
+    /// The request, such as "POST https://api.stripe.com/v1/charges"
+    request: String,
+    /// The key's name
+    #[arg(long)]
+    key: String,
+    /// The tool's name
+    #[arg(long)]
+    tool: Option<String>,
+    /// The environment
+    #[arg(long, default_value = "development")]
+    environment: String,
+    /// The project's name
+    #[arg(long, default_value = "default")]
+    project: String,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn check(home: &Home) -> ExitCode {
+    match Library::load(&home.policy_dir()) {
+        Ok(_) => {
+            println!("{}: all whole, and every case holds", home.policy_dir().display());
+            ExitCode::SUCCESS
+        }
         Err(problems) => {
             for problem in problems {
                 println!("{problem}");
             }
-            return Ok(ExitCode::FAILURE);
-        }
-    };
-    match command {
-        Command::Check => println!("{}: all whole, and every case holds", home.policy_dir().display()),
-        Command::Explain { request, key, tool, environment, project, json } => {
-            let (method, scheme, authority, path) =
-                parse_request(&request).context("write the request as \"METHOD https://host/path\"")?;
-            let explanation = library.current().explain(&Facts {
-                exchange: ExchangeId::generate(),
-                session: SessionId::generate(),
-                org: OrgId::DEFAULT,
-                project: &project,
-                environment,
-                tool: tool.as_ref(),
-                key: KeyId::generate(),
-                key_name: &key,
-                key_version: 1,
-                scheme,
-                authority: &authority,
-                method: &method,
-                path: &path,
-                slot: &Slot::Bearer,
-            });
-            if json {
-                println!("{}", serde_json::to_string_pretty(&explanation)?);
-            } else {
-                println!("{}: {}", explanation.decision, explanation.reason);
-                if let Some(rule) = &explanation.decided_by {
-                    println!("decided by {rule}");
-                }
-                for rule in &explanation.rules {
-                    println!("  {rule}");
-                }
-            }
+            ExitCode::FAILURE
         }
     }
-    Ok(ExitCode::SUCCESS)
+}
+
+pub async fn explain(client: &Client, question: Question) -> anyhow::Result<()> {
+    let Question { request, key, tool, environment, project, json } = question;
+    let body = super::given(json!({
+        "request": request,
+        "key": key,
+        "tool": tool,
+        "environment": environment,
+        "project": project,
+    }));
+    let answer = client.post("/api/v1/policy/explain", &body).await?;
+    if json {
+        return output::show(&answer, true);
+    }
+    let text = |field: &str| output::cell(&answer[field]);
+    println!("{} in {}: {}", text("decision"), text("environment"), text("reason"));
+    if answer["decided_by"].is_string() {
+        println!("decided by {}", text("decided_by"));
+    }
+    for rule in answer["rules"].as_array().into_iter().flatten() {
+        println!("  {}", output::cell(rule));
+    }
+    if answer["note"].is_string() {
+        println!("{}", text("note"));
+    }
+    Ok(())
 }

@@ -55,10 +55,21 @@ pub async fn run(home: &Home, config: &Config, args: Args) -> anyhow::Result<Exi
     let taken = take_keys(&caller)?;
     let store = Store::open(config.store.clone(), home.dir(), home.keyring()).await?;
     let stored = stored_keys(&store, &args.keys).await?;
+    let taken: Vec<_> = taken.into_iter().filter(|one| !named_anyway(one, &stored)).collect();
     if taken.is_empty() && stored.is_empty() {
+        let all: Vec<Key> = store.find(OrgId::DEFAULT, Find::all().limit(1)).await?;
         eprintln!(
-            "sallyport: no key is known here; `sallyport providers list` shows the variables that are looked for"
+            "sallyport: the command gets no token: {}",
+            if all.is_empty() {
+                "no variable holds a key that is known; see `sallyport providers list`"
+            } else {
+                "choose among the stored keys with --key NAME; see `sallyport keys list`"
+            }
         );
+    }
+    let strange = unlisted(&caller, &taken);
+    if !strange.is_empty() {
+        eprintln!("sallyport: passed on as they are, though they look like credentials: {}", strange.join(", "));
     }
     if args.save {
         save(home, config, &taken).await?;
@@ -74,6 +85,24 @@ pub async fn run(home: &Home, config: &Config, args: Args) -> anyhow::Result<Exi
     let code = supervise(home, &node, &caller, &taken, &stored, &args).await;
     node.stop(Duration::from_secs(5)).await;
     code
+}
+
+/// Whether a stored key was asked for that belongs in the same variable: it is meant, then.
+fn named_anyway(one: &Taken, stored: &[Key]) -> bool {
+    let variables = stored.iter().flat_map(|key| super::env::variables_of(key.provider.as_str(), key.name.as_str()));
+    variables.into_iter().any(|variable| one.variables.contains(&variable))
+}
+
+/// Variables that look like credentials and belong to no provider.
+fn unlisted(caller: &[(String, String)], taken: &[Taken]) -> Vec<String> {
+    let looks =
+        |name: &str| ["_KEY", "_TOKEN", "_SECRET", "_PASSWORD", "_CREDENTIALS"].iter().any(|end| name.ends_with(end));
+    let ours =
+        |name: &str| name.starts_with("SALLYPORT_") || taken.iter().any(|t| t.variables.iter().any(|v| v == name));
+    let all = caller.iter().filter(|(name, value)| looks(name) && !ours(name) && value.len() >= 8);
+    // What holds a key that was taken isn't passed on at all.
+    let copies = |value: &str| taken.iter().any(|t| value.contains(t.value.expose().as_str()));
+    all.filter(|(_, value)| !copies(value)).map(|(name, _)| name.clone()).collect()
 }
 
 /// Stored keys by name, in the default project and environment.
@@ -240,12 +269,16 @@ async fn wait(command: &[String], environment: impl IntoIterator<Item = (String,
     let mut hangup = signal(SignalKind::hangup())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut quit = signal(SignalKind::quit())?;
-    let mut child = tokio::process::Command::new(program)
-        .args(arguments)
-        .env_clear()
-        .envs(environment)
-        .spawn()
-        .with_context(|| format!("starting {program:?}: is it installed and in PATH?"))?;
+    let child = tokio::process::Command::new(program).args(arguments).env_clear().envs(environment).spawn();
+    let mut child = match child {
+        Ok(child) => child,
+        Err(why) => {
+            // As shells have it (POSIX, XCU 2.8.2).
+            let code = if why.kind() == std::io::ErrorKind::NotFound { 127 } else { 126 };
+            eprintln!("sallyport: starting {program:?}: {why}. Is it installed and in PATH?");
+            return Ok(ExitCode::from(code));
+        }
+    };
     loop {
         // A terminal sends interrupt and quit to the whole process group, so the command has them
         // already; the others come to us alone and are passed on.

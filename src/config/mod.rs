@@ -169,6 +169,13 @@ impl Config {
                 problems.push(Problem::new(path, what));
             }
         }
+        let known = ["sqlite:", "postgres://", "postgresql://"];
+        if !known.iter().any(|scheme| self.store.url.starts_with(scheme)) {
+            problems.push(Problem::new("store.url", "it begins with sqlite: or postgres://"));
+        }
+        for file in self.node.extra_ca.iter().filter(|file| !file.is_file()) {
+            problems.push(Problem::new("upstream.extra_ca", format!("{} is no file", file.display())));
+        }
         let tls = self.admin_tls || self.admin_certificate.is_some();
         if let Some(at) = beyond(self.admin_listen).filter(|_| !tls) {
             let what = format!("{at} is reached from other machines, where the admin token needs TLS: set admin.tls");

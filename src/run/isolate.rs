@@ -68,15 +68,15 @@ pub fn available() -> Result<(), String> {
     }
 }
 
-/// What it means that a command isn't isolated, and the ways out.
+/// What it means that a command isn't isolated, in one line.
 #[must_use]
 pub fn consequence(why: &str) -> String {
-    format!(
-        "a command under `sallyport run` could read the data directory, and with it every stored key ({why}). \
-         Keys that come from the environment alone are not in it. Ways out: run sallyport as a user of its own \
-         (`sallyport serve`, then `sallyport env` for the agent's user), or make the data directory with \
-         `sallyport init --passphrase`"
-    )
+    let (reach, way) = if rustix::process::geteuid().is_root() {
+        ("every stored key and every key in the environment", "run sallyport and the command as users of their own")
+    } else {
+        ("every stored key", "run sallyport as a user of its own, or make the data directory with a passphrase")
+    };
+    format!("the command is not isolated and could read {reach} ({why}). The way out: {way}; see `sallyport doctor`")
 }
 
 #[cfg(target_os = "linux")]
@@ -151,10 +151,15 @@ mod linux {
             // The terminal sends these to the command as well; here they are only survived.
             let _interrupt = signal(SignalKind::interrupt())?;
             let _quit = signal(SignalKind::quit())?;
-            let child = std::process::Command::new(program)
-                .args(arguments)
-                .spawn()
-                .with_context(|| format!("starting {program:?}: is it installed and in PATH?"))?;
+            let child = match std::process::Command::new(program).args(arguments).spawn() {
+                Ok(child) => child,
+                Err(why) => {
+                    // As shells have it (POSIX, XCU 2.8.2).
+                    let code = if why.kind() == std::io::ErrorKind::NotFound { 127 } else { 126 };
+                    eprintln!("sallyport: starting {program:?}: {why}. Is it installed and in PATH?");
+                    return Ok(ExitCode::from(code));
+                }
+            };
             let child = Pid::from_raw(i32::try_from(child.id())?).context("a process has a number")?;
             loop {
                 let pass = tokio::select! {
