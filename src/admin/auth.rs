@@ -63,7 +63,11 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
 #[derive(Clone)]
 pub(super) struct Guard {
     admin: Arc<Admin>,
-    requests: Arc<DefaultKeyedRateLimiter<IpAddr>>,
+    /// Of those who are known, by name.
+    requests: Arc<DefaultKeyedRateLimiter<String>>,
+    /// Of what everybody may ask, by address.
+    public: Arc<DefaultKeyedRateLimiter<IpAddr>>,
+    /// Failed authentications, by address.
     failures: Arc<DefaultKeyedRateLimiter<IpAddr>>,
 }
 
@@ -93,9 +97,10 @@ const ADDRESSES: usize = 10_000;
 
 impl Guard {
     pub fn new(admin: Arc<Admin>) -> Self {
-        let requests = Arc::new(RateLimiter::keyed(Quota::per_second(admin.settings.requests_per_second)));
+        let each_second = Quota::per_second(admin.settings.requests_per_second);
+        let (requests, public) = (Arc::new(RateLimiter::keyed(each_second)), Arc::new(RateLimiter::keyed(each_second)));
         let failures = Arc::new(RateLimiter::keyed(Quota::per_minute(admin.settings.failures_per_minute)));
-        Self { admin, requests, failures }
+        Self { admin, requests, public, failures }
     }
 
     async fn caller(&self, who: Claim) -> Result<Option<Caller>, Problem> {
@@ -104,20 +109,22 @@ impl Guard {
             Some(Peer::Network(from)) => from.ip(),
             None => return Err(Problem::internal()),
         };
-        if self.requests.check_key(&from).is_err() {
-            return Err(Problem::rate_limited());
-        }
-        if self.requests.len() > ADDRESSES {
-            self.requests.retain_recent();
+        if self.failures.len() > ADDRESSES {
+            self.public.retain_recent();
             self.failures.retain_recent();
         }
         if who.public {
-            return Ok(None);
+            return match self.public.check_key(&from) {
+                Ok(()) => Ok(None),
+                Err(_) => Err(Problem::rate_limited()),
+            };
         }
         match self.authenticate(who).await {
+            // Those who are known are limited by who they are: nobody else at their address can lock
+            // them out.
+            Ok(caller) if self.requests.check_key(&caller.name).is_err() => Err(Problem::rate_limited()),
             Ok(caller) => Ok(Some(caller)),
-            // Past the limit a failure is told no more than that; a good token still gets in, so
-            // nobody can lock an administrator out from the same address.
+            // Past the limit a failure is told no more than that.
             Err(_) if self.failures.check_key(&from).is_err() => Err(Problem::rate_limited()),
             Err(problem) => Err(problem),
         }

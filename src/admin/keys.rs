@@ -356,8 +356,11 @@ pub(super) async fn edit(
     after.updated_at = admin.clock.now();
     let mut batch = admin.store.batch(caller.org());
     if after.destination != before.destination {
-        let wanted = Find::all().with("key_id", before.id);
-        for version in admin.store.find::<SealedVersion>(caller.org(), wanted).await? {
+        let versions: Vec<SealedVersion> = admin.every(caller.org(), || Find::all().with("key_id", before.id)).await?;
+        if !versions.iter().any(|version| version.version == before.version) {
+            return Err(Problem::conflict("the key's version in force is missing; nothing was changed"));
+        }
+        for version in versions {
             let again = admin.vault.reseal(&before, &version, &after).map_err(|why| {
                 tracing::error!(key.id = %before.id, error = %why, "a key can't be sealed anew");
                 Problem::conflict(why.to_string())

@@ -48,7 +48,8 @@ use crate::vault::Vault;
 pub struct Settings {
     /// The longest body of a request, in bytes. Default: 256 KiB.
     pub body_bytes: usize,
-    /// The most requests in a second from one address. Default: 100.
+    /// The most requests in a second of one principal, and of public ones from one address. Default:
+    /// 100.
     pub requests_per_second: NonZeroU32,
     /// The most failed authentications in a minute from one address. Default: 10.
     pub failures_per_minute: NonZeroU32,
@@ -235,6 +236,19 @@ impl Admin {
             return Err(Problem::conflict(format!("more than one {what} has this name; give its id")));
         }
         found.pop().ok_or_else(|| Problem::unnamed(what, wanted))
+    }
+
+    /// Every record that is wanted, page after page.
+    async fn every<R: crate::store::Record>(&self, org: OrgId, wanted: impl Fn() -> Find) -> Result<Vec<R>, Problem> {
+        let mut all: Vec<R> = Vec::new();
+        loop {
+            let after = all.last().map(crate::store::Record::row_id);
+            let page: Vec<R> = self.store.find(org, wanted().after(after)).await?;
+            if page.is_empty() {
+                return Ok(all);
+            }
+            all.extend(page);
+        }
     }
 
     /// The names of the organisation's projects.

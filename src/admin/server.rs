@@ -1,10 +1,11 @@
 //! The admin API's listeners: on the network, in clear or behind TLS, and on a socket of the data
 //! directory's own user.
 
-use std::net::SocketAddr;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -26,6 +27,10 @@ use super::Peer;
 /// From accept, or the end of the last request, to the end of a request's head; and the TLS
 /// handshake.
 const HEAD: Duration = Duration::from_secs(10);
+/// How old a connection gets; a client simply makes a new one.
+const AGE: Duration = Duration::from_secs(60);
+/// The part of the connections that one address beyond loopback may have.
+const SHARE: usize = 4;
 /// How long after a failed `accept` the next try comes.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -39,6 +44,7 @@ pub async fn network(
 ) {
     let (permits, tasks) = (Arc::new(Semaphore::new(connections)), TaskTracker::new());
     let tls = tls.map(TlsAcceptor::from);
+    let taken = Taken::default();
     loop {
         let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { break };
         let accepted = tokio::select! {
@@ -54,9 +60,10 @@ pub async fn network(
             }
         };
         let _ = stream.set_nodelay(true);
+        let Some(place) = Place::take(&taken, from.ip(), (connections / SHARE).max(1)) else { continue };
         let (router, tls, stop) = (router.clone(), tls.clone(), stop.clone());
         tasks.spawn(async move {
-            let _permit = permit;
+            let (_permit, _place) = (permit, place);
             let peer = Peer::Network(from);
             match tls {
                 None => connection(stream, peer, router, stop).await,
@@ -117,6 +124,38 @@ pub async fn socket(listener: UnixListener, router: Router, connections: usize, 
     tasks.wait().await;
 }
 
+/// How many connections each address has.
+type Taken = Arc<Mutex<HashMap<IpAddr, usize>>>;
+
+/// One connection of an address.
+struct Place(Taken, IpAddr);
+
+impl Place {
+    /// A connection of this address, if it may have one more. Loopback has all: its agents and
+    /// administrators share an address.
+    fn take(taken: &Taken, from: IpAddr, most: usize) -> Option<Self> {
+        let mut all = taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = all.entry(from).or_default();
+        if *count >= most && !from.is_loopback() {
+            return None;
+        }
+        *count += 1;
+        Some(Self(Arc::clone(taken), from))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = all.get_mut(&self.1) {
+            *count -= 1;
+            if *count == 0 {
+                all.remove(&self.1);
+            }
+        }
+    }
+}
+
 async fn connection<S>(stream: S, peer: Peer, router: Router, stop: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -131,6 +170,8 @@ where
     let mut served = std::pin::pin!(served);
     tokio::select! {
         _ = served.as_mut() => {}
+        // Whoever neither reads nor ends gives the connection back all the same.
+        () = tokio::time::sleep(AGE) => {}
         () = stop.cancelled() => {
             served.as_mut().graceful_shutdown();
             let _ = timeout(HEAD, served).await;

@@ -13,7 +13,7 @@ use super::body::{Paging, Query, limit};
 use super::sessions::{find as find_session, state};
 use super::{Action, Admin, Problem, State};
 use crate::model::{Name, OrgId, ProxyToken, Timestamp, TokenForm, TokenId};
-use crate::session::records::{Grant, Session, Standing, Token};
+use crate::session::records::{Grant, Session, Standing, Token, Tool};
 use crate::store::Find;
 use crate::vault::key::{Key, KeyState};
 
@@ -127,6 +127,11 @@ pub(super) async fn mint(
     let standing = state(&session.standing, session.expires_at, now);
     if standing != "active" {
         return Err(Problem::conflict(format!("the session is {standing}")));
+    }
+    if let Some(tool) = session.tool
+        && !admin.store.get::<Tool>(org, tool).await?.is_some_and(|tool| tool.enabled)
+    {
+        return Err(Problem::conflict("the session's tool is disabled"));
     }
     let (key, grant) = granted(&admin, org, &session, &name).await?;
     if key.state == KeyState::Disabled {

@@ -208,7 +208,7 @@ pub(super) async fn edit(
     let mut batch = admin.store.batch(caller.org()).update(&before, &after);
     if before.enabled && !after.enabled {
         let now = admin.clock.now();
-        let sessions: Vec<Session> = admin.store.find(caller.org(), Find::all().with("tool_id", before.id)).await?;
+        let sessions: Vec<Session> = admin.every(caller.org(), || Find::all().with("tool_id", before.id)).await?;
         for session in sessions.iter().filter(|s| s.standing == Standing::Active && s.expires_at > now) {
             let standing = Standing::Revoked { at: now, by: caller.name().to_owned() };
             batch = batch.update(session, &Session { standing, ..session.clone() });

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::audit::SharedWriter;
 use crate::model::{Clock, KeyId};
 use crate::session::records::{Grant, Project, Session, Token, Tool};
-use crate::session::registry::Registry;
+use crate::session::registry::{Kept, Registry};
 use crate::store::{Change, ChangeKind, Error, Feed, Page, Record, Store};
 use crate::telemetry::Metrics;
 use crate::vault::Vault;
@@ -46,6 +46,12 @@ impl Live {
     /// # Errors
     /// The store can't be reached.
     pub async fn load(&self) -> Result<(), Error> {
+        self.read_all().await.map(|_| ())
+    }
+
+    /// The same; also what was read.
+    async fn read_all(&self) -> Result<Kept, Error> {
+        let mut kept = Kept::default();
         let asked = self.clock.now();
         self.each(|project: Project| self.registry.put_project(&project)).await?;
         self.each(|tool: Tool| self.registry.put_tool(&tool)).await?;
@@ -54,12 +60,21 @@ impl Live {
         let mut keys: Vec<Key> = Vec::new();
         self.each(|key: Key| keys.push(key)).await?;
         keys.retain(|key| self.take_versions(key, versions.remove(&key.id).unwrap_or_default()));
+        kept.keys.extend(keys.iter().map(|key| key.id));
         self.registry.put_keys(keys);
         self.each(|grant: Grant| self.registry.put_grant(&grant)).await?;
-        self.each(|session: Session| self.registry.put_session(&session)).await?;
-        self.each(|token: Token| self.registry.put_token(&token)).await?;
+        self.each(|session: Session| {
+            kept.sessions.insert(session.id);
+            self.registry.put_session(&session);
+        })
+        .await?;
+        self.each(|token: Token| {
+            kept.tokens.insert(token.id);
+            self.registry.put_token(&token);
+        })
+        .await?;
         self.registry.mark_fresh(asked);
-        Ok(())
+        Ok(kept)
     }
 
     async fn each<R: Record>(&self, mut take: impl FnMut(R)) -> Result<(), Error> {
@@ -221,7 +236,9 @@ impl Live {
             Page::Gap => {
                 tracing::warn!("this node was cut off for longer than changes are kept; the store is read again");
                 feed.skip().await?;
-                self.load().await?;
+                let kept = self.read_all().await?;
+                // What was deleted in the meantime has left no trace but its absence.
+                self.registry.retain(&kept);
             }
         }
         Ok(())

@@ -49,16 +49,25 @@ pub async fn serve(home: &Home, config: Config, source: Source) -> anyhow::Resul
     let mut signals = Signals::listen().context("listening for signals")?;
     let store = Store::open(config.store.clone(), home.dir(), home.keyring()).await?;
     bootstrap(home, &store).await?;
-    let node = Node::start(home, &store, config.node.clone()).await?;
+    let mut settings = config.node.clone();
+    // Before the node starts, so that agents can't reach the admin API through it.
+    let admin_listener = match config.admin_listen {
+        None => None,
+        Some(at) => {
+            let listener =
+                TcpListener::bind(at).await.with_context(|| format!("listening on {at}: is another program there?"))?;
+            settings.upstream.own_addresses.push(listener.local_addr()?);
+            Some(listener)
+        }
+    };
+    let node = Node::start(home, &store, settings).await?;
     let stop = CancellationToken::new();
     let tasks = TaskTracker::new();
     let drain = config.drain;
     let reload = Arc::new(Reload::new(&node, config.clone(), source));
     let router = admin::router(admin_of_node(home, &store, &node, &config, Arc::clone(&reload), stop.clone())?);
     let connections = config.admin.connections;
-    if let Some(at) = config.admin_listen {
-        let listener =
-            TcpListener::bind(at).await.with_context(|| format!("listening on {at}: is another program there?"))?;
+    if let Some(listener) = admin_listener {
         let at = listener.local_addr()?;
         let tls = admin_tls(&node, &config, at)?;
         tracing::info!(address = %server::url(at, tls.is_some()), "admin API");

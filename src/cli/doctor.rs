@@ -60,7 +60,10 @@ pub async fn run(
         all.push(("data directory", Weak(what)));
     }
     all.push(match isolate::available() {
-        Ok(()) => ("isolation", Good("`run` hides the data directory and other processes from its command".to_owned())),
+        Ok(()) if isolate::weakness().is_some() => ("isolation", Weak(isolate::weakness().unwrap_or_default())),
+        Ok(()) => ("isolation", Good("`run` hides the data directory and other processes from its command. Daemons of the same user that run \
+             commands for others (tmux, docker, systemd --user) are not hidden"
+                .to_owned())),
         Err(why) => ("isolation", Weak(isolate::consequence(&why))),
     });
     let bad = all.iter().any(|(_, finding)| matches!(finding, Bad(_)));

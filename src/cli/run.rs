@@ -82,7 +82,7 @@ pub async fn run(home: &Home, config: &Config, args: Args) -> anyhow::Result<Exi
     settings.proxy.require_auth = true;
     settings.upstream.resolve.extend(args.resolve.iter().cloned());
     let node = Node::start(home, &store, settings).await?;
-    let code = supervise(home, &node, &caller, &taken, &stored, &args).await;
+    let code = supervise(home, &node, &caller, &taken, &stored, &args, config).await;
     node.stop(Duration::from_secs(5)).await;
     code
 }
@@ -177,6 +177,7 @@ async fn supervise(
     taken: &[Taken],
     stored: &[Key],
     args: &Args,
+    config: &Config,
 ) -> anyhow::Result<ExitCode> {
     let mut keys = Vec::new();
     for one in taken {
@@ -216,7 +217,12 @@ async fn supervise(
     }
     let isolated = if args.no_isolation { Err("--no-isolation".to_owned()) } else { isolate::available() };
     let command = match &isolated {
-        Ok(()) => isolate::wrapped(home.dir(), &args.command),
+        Ok(()) => {
+            if let Some(weakness) = isolate::weakness() {
+                eprintln!("sallyport: {weakness}");
+            }
+            isolate::wrapped(&hidden(home, config), &args.command)
+        }
         Err(why) => {
             eprintln!("sallyport: {}", isolate::consequence(why));
             args.command.clone()
@@ -225,6 +231,23 @@ async fn supervise(
     let code = wait(&command, child).await;
     node.revoke_session(&started.session, "run");
     code
+}
+
+/// What the command must not see: the data directory, and what of it was put elsewhere.
+fn hidden(home: &Home, config: &Config) -> Vec<PathBuf> {
+    let mut all = vec![home.dir().to_owned()];
+    let elsewhere = ["SALLYPORT_KEK_FILE", "SALLYPORT_CONFIG", "SALLYPORT_ADMIN_TOKEN_FILE"];
+    all.extend(elsewhere.iter().filter_map(std::env::var_os).map(PathBuf::from));
+    all.extend(config.file.clone());
+    if let Some(file) = config.store.url.strip_prefix("sqlite:") {
+        let file = home.dir().join(file.trim_start_matches("//"));
+        for companion in ["", "-wal", "-shm"] {
+            all.push(PathBuf::from(format!("{}{companion}", file.display())));
+        }
+    }
+    // What lies in the data directory is covered with it.
+    all.retain(|path| path == home.dir() || !path.starts_with(home.dir()));
+    all
 }
 
 /// The public CA files, outside the data directory, for the command's clients.

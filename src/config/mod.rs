@@ -45,6 +45,8 @@ pub struct Config {
     pub log_json: bool,
     /// How long running exchanges may take after the first signal.
     pub drain: Duration,
+    /// The file that it was read from, if there was one.
+    pub file: Option<PathBuf>,
 }
 
 impl Default for Config {
@@ -62,6 +64,7 @@ impl Default for Config {
             log: "info".to_owned(),
             log_json: false,
             drain: Duration::from_secs(30),
+            file: None,
         }
     }
 }
@@ -105,7 +108,8 @@ impl Config {
                 std::fs::read_to_string(path).map_err(|e| vec![Problem::new(place, e.to_string())])?
             }
         };
-        Self::parse(&text, variables)
+        let config = Self::parse(&text, variables)?;
+        Ok(Self { file: file.map(Path::to_owned), ..config })
     }
 
     /// Reads YAML text, and variables over it.

@@ -10,19 +10,23 @@
 //! It doesn't hold where the kernel gives users no namespaces, nor for a command that runs as root,
 //! which could undo it.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// The argument that makes this program the first stage: data directory and command follow.
+/// Ends the list of what is hidden.
+const END: &str = "--";
+/// The argument that makes this program the first stage: what is hidden and the command follow.
 const FIRST: &str = "__isolate";
 /// The argument that makes it the second stage: the command follows.
 const SECOND: &str = "__init";
 
 /// What a command runs as: its program and arguments, in front of which the first stage stands.
+/// `hidden` are the directories and files that are covered.
 #[must_use]
-pub fn wrapped(data_dir: &Path, command: &[String]) -> Vec<String> {
-    let own = "/proc/self/exe".to_owned();
-    let mut all = vec![own, FIRST.to_owned(), data_dir.to_string_lossy().into_owned()];
+pub fn wrapped(hidden: &[PathBuf], command: &[String]) -> Vec<String> {
+    let mut all = vec!["/proc/self/exe".to_owned(), FIRST.to_owned()];
+    all.extend(hidden.iter().map(|path| path.to_string_lossy().into_owned()));
+    all.push(END.to_owned());
     all.extend_from_slice(command);
     all
 }
@@ -35,8 +39,8 @@ pub fn entered() -> Option<ExitCode> {
     let stage = arguments.next()?;
     let text = |a: std::ffi::OsString| a.to_string_lossy().into_owned();
     let outcome = if stage == FIRST {
-        let dir = arguments.next().map(text).unwrap_or_default();
-        linux::first(Path::new(&dir), &arguments.map(text).collect::<Vec<_>>())
+        let hidden: Vec<_> = arguments.by_ref().take_while(|a| *a != END).map(PathBuf::from).collect();
+        linux::first(&hidden, &arguments.map(text).collect::<Vec<_>>())
     } else if stage == SECOND {
         linux::second(&arguments.map(text).collect::<Vec<_>>())
     } else {
@@ -56,7 +60,7 @@ pub fn available() -> Result<(), String> {
     if rustix::process::geteuid().is_root() {
         return Err("the command runs as root, which could undo it".to_owned());
     }
-    let nothing = wrapped(Path::new("/var/empty-or-absent"), &["/proc/self/exe".to_owned(), "--version".to_owned()]);
+    let nothing = wrapped(&[], &["/proc/self/exe".to_owned(), "--version".to_owned()]);
     let tried = std::process::Command::new("/proc/self/exe").args(&nothing[1..]).env_clear().output();
     match tried {
         Ok(output) if output.status.success() => Ok(()),
@@ -66,6 +70,18 @@ pub fn available() -> Result<(), String> {
         }
         Err(why) => Err(why.to_string()),
     }
+}
+
+/// What isolation doesn't keep a command from here, if there is such a thing: on a terminal it can type
+/// into the shell that it came from, unless the kernel forbids it (`dev.tty.legacy_tiocsti`, Linux 6.2).
+#[must_use]
+pub fn weakness() -> Option<String> {
+    let forbidden = std::fs::read_to_string("/proc/sys/dev/tty/legacy_tiocsti").is_ok_and(|text| text.trim() == "0");
+    let terminal = std::fs::File::open("/dev/tty").is_ok();
+    (terminal && !forbidden).then(|| {
+        "a command on this terminal could type into the shell behind it; `sysctl dev.tty.legacy_tiocsti=0` forbids it"
+            .to_owned()
+    })
 }
 
 /// What it means that a command isn't isolated, in one line.
@@ -82,11 +98,11 @@ pub fn consequence(why: &str) -> String {
 #[cfg(target_os = "linux")]
 mod linux {
     use std::os::unix::process::ExitStatusExt as _;
-    use std::path::Path;
+    use std::path::{Path, PathBuf};
     use std::process::ExitCode;
 
     use anyhow::{Context as _, bail};
-    use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+    use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_change};
     use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
     use rustix::thread::{
         CapabilitySet, capabilities, clear_ambient_capability_set, configure_capability_in_ambient_set,
@@ -96,7 +112,8 @@ mod linux {
 
     use super::SECOND;
 
-    pub fn first(data_dir: &Path, command: &[String]) -> anyhow::Result<ExitCode> {
+    pub fn first(hidden: &[PathBuf], command: &[String]) -> anyhow::Result<ExitCode> {
+        let here = std::env::current_dir();
         let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         own_namespaces().context("the kernel gives this user no namespaces")?;
         let put = |file: &str, text: String| std::fs::write(file, text).with_context(|| format!("writing {file}"));
@@ -105,9 +122,12 @@ mod linux {
         put("/proc/self/gid_map", format!("{gid} {gid} 1"))?;
         let apart = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
         mount_change("/", apart).context("setting the mounts apart")?;
-        if data_dir.exists() {
-            let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC | MountFlags::RDONLY;
-            mount("none", data_dir, "tmpfs", flags, c"size=4k,mode=700").context("covering the data directory")?;
+        for path in hidden {
+            cover(path).with_context(|| format!("covering {}", path.display()))?;
+        }
+        // A directory that the process stood in before is still the uncovered one.
+        if here.and_then(std::env::set_current_dir).is_err() {
+            std::env::set_current_dir("/").context("leaving a directory that is covered")?;
         }
         // The second stage needs one right, for the mount of /proc; it gives it up before the command.
         let mut mine = capabilities(None)?;
@@ -121,12 +141,27 @@ mod linux {
 
     pub fn second(command: &[String]) -> anyhow::Result<ExitCode> {
         let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+        let here = std::env::current_dir();
         mount("proc", "/proc", "proc", flags, None).context("mounting a /proc of its own")?;
+        if here.and_then(std::env::set_current_dir).is_err() {
+            std::env::set_current_dir("/").context("leaving the /proc of others")?;
+        }
         clear_ambient_capability_set()?;
         let none = CapabilitySet::empty();
         set_capabilities(None, rustix::thread::CapabilitySets { effective: none, permitted: none, inheritable: none })?;
         set_no_new_privs(true)?;
         supervise(command)
+    }
+
+    /// Puts an empty directory over a directory, and nothing over a file.
+    fn cover(path: &Path) -> anyhow::Result<()> {
+        let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC | MountFlags::RDONLY;
+        if path.is_dir() {
+            mount("none", path, "tmpfs", flags, c"size=4k,mode=700")?;
+        } else if path.exists() {
+            mount_bind("/dev/null", path)?;
+        }
+        Ok(())
     }
 
     /// New user, mount and process namespaces. Children are in the last of these, this process isn't.
@@ -186,12 +221,12 @@ mod linux {
 
 #[cfg(not(target_os = "linux"))]
 mod linux {
-    use std::path::Path;
+    use std::path::PathBuf;
     use std::process::ExitCode;
 
     use anyhow::bail;
 
-    pub fn first(_: &Path, _: &[String]) -> anyhow::Result<ExitCode> {
+    pub fn first(_: &[PathBuf], _: &[String]) -> anyhow::Result<ExitCode> {
         bail!("only Linux has the namespaces for it")
     }
 

@@ -5,7 +5,7 @@
 //! token, an expired session, a disabled key) is seen through atomics by exchanges that hold the
 //! entry already, so each core can find its running exchanges that have to stop.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
@@ -175,6 +175,17 @@ fn key_ended(key: Option<&Key>, now: Timestamp) -> Option<Ended> {
     }
 }
 
+/// What a store holds, as far as it may still be used.
+#[derive(Debug, Default)]
+pub struct Kept {
+    /// Keys.
+    pub keys: HashSet<KeyId>,
+    /// Tokens.
+    pub tokens: HashSet<TokenId>,
+    /// Sessions.
+    pub sessions: HashSet<SessionId>,
+}
+
 /// The live view. Cheap to share in an `Arc`; every method takes `&self`.
 pub struct Registry {
     tokens: DashMap<TokenHash, Arc<LiveToken>>,
@@ -332,7 +343,9 @@ impl Registry {
             return;
         }
         let Some(project) = self.projects.get(&session.project).map(|p| p.clone()) else { return };
-        let tool = session.tool.and_then(|id| self.tools.get(&id).map(|t| t.0.clone()));
+        let tool = session.tool.and_then(|id| self.tools.get(&id).map(|t| t.clone()));
+        let standing = if tool.as_ref().is_some_and(|(_, enabled)| !enabled) { REVOKED } else { standing };
+        let tool = tool.map(|(name, _)| name);
         if session.tool.is_some() && tool.is_none() {
             return;
         }
@@ -401,6 +414,21 @@ impl Registry {
         fresh.map(|s| now.min(Timestamp(s.expires_at.load(Ordering::Acquire))).since(s.created_at)).collect()
     }
 
+    /// Ends whatever is here and not among `kept`: what was deleted while this node could not hear of
+    /// it.
+    pub fn retain(&self, kept: &Kept) {
+        for cell in self.keys.iter().filter(|cell| !kept.keys.contains(cell.key())) {
+            cell.0.store(None);
+        }
+        for token in self.tokens.iter().filter(|token| !kept.tokens.contains(&token.id)) {
+            token.standing.store(REVOKED, Ordering::Release);
+        }
+        for session in self.sessions.iter().filter(|session| !kept.sessions.contains(&session.id)) {
+            session.standing.store(REVOKED, Ordering::Release);
+        }
+        self.rebuild_index();
+    }
+
     /// Ends a session whose row is gone.
     pub fn drop_session(&self, id: SessionId) {
         if let Some(session) = self.session(id) {
@@ -453,7 +481,7 @@ impl SlotHeaders {
 struct HostIndex {
     exact: HashMap<Host, Vec<Arc<Key>>>,
     wildcard: Vec<Arc<Key>>,
-    slot_headers: std::collections::HashSet<http::HeaderName>,
+    slot_headers: HashSet<http::HeaderName>,
 }
 
 impl HostIndex {

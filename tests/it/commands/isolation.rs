@@ -73,20 +73,39 @@ fn save_stores_the_key_and_a_later_run_does_without_the_variable() {
 
 /// Runs `sallyport run` as a user who is not root, since root could undo the isolation.
 fn as_nobody(script: &str) -> String {
+    as_nobody_from(".", script)
+}
+
+/// The same, started in this directory.
+fn as_nobody_from(start: &str, script: &str) -> String {
     let dir = tempfile::tempdir().expect("a temporary directory");
     std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).expect("changed");
     // The build directory may be closed to others.
     let program = dir.path().join("sallyport");
     std::fs::copy(env!("CARGO_BIN_EXE_sallyport"), &program).expect("copied");
-    let mut command = if rustix::process::geteuid().is_root() {
-        let mut command = Command::new("setpriv");
-        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&program);
+    let as_user = || {
+        let mut command = if rustix::process::geteuid().is_root() {
+            let mut command = Command::new("setpriv");
+            command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&program);
+            command
+        } else {
+            Command::new(&program)
+        };
+        command.env_clear().env("PATH", std::env::var_os("PATH").expect("a path"));
+        command.env("SALLYPORT_DATA_DIR", dir.path().join("data"));
         command
-    } else {
-        Command::new(&program)
     };
+    assert!(as_user().arg("init").output().expect("it runs").status.success());
+    let wrapped = format!("cd \"$0\" && exec \"$1\" run -- sh -c '{}'", script.replace('\'', r"'\''"));
+    let mut command = Command::new("sh");
+    if rustix::process::geteuid().is_root() {
+        command = Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "sh"]);
+    }
     let output = command
-        .args(["run", "--", "sh", "-c", script])
+        .args(["-c", &wrapped])
+        .arg(start)
+        .arg(&program)
         .env_clear()
         .env("PATH", std::env::var_os("PATH").expect("a path"))
         .env("SALLYPORT_DATA_DIR", dir.path().join("data"))
@@ -113,6 +132,18 @@ fn isolated_command_sees_no_data_directory_and_no_other_process() {
     assert_eq!(lines[2], "0", "{text}");
     assert!(text.contains("No such file"), "{text}");
     assert_eq!(lines.last(), Some(&"65534"), "it stays its user: {text}");
+}
+
+#[test]
+fn isolated_command_is_not_let_in_by_where_it_was_started() {
+    // `as_nobody` starts in the directory above; here the start is inside.
+    let text = as_nobody_from("data", "ls -A . | wc -l; cat kek 2>&1; ls -d /proc/[0-9]* | wc -l");
+    let lines: Vec<_> = text.lines().filter(|l| !l.starts_with("sallyport:")).collect();
+    assert_eq!(lines[0], "0", "{text}");
+    assert!(text.contains("No such file"), "{text}");
+    let text = as_nobody_from("/proc", "ls -d [0-9]* | wc -l");
+    let count: usize = text.lines().find_map(|l| l.trim().parse().ok()).expect("a number");
+    assert!(count < 8, "{text}");
 }
 
 #[test]
