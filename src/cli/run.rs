@@ -191,9 +191,10 @@ async fn supervise(
     keys.extend(stored.iter().cloned());
     let lasts = Duration::from_secs(args.lasts.into());
     let started = node.start_session(Some(&"run".parse()?), Environment::Development, &keys, lasts)?;
-    let mut swaps = Vec::new();
+    let (mut swaps, mut tokens) = (Vec::new(), Vec::new());
     for (at, key) in keys.iter().enumerate() {
-        let (_, token) = node.mint(&started, key)?;
+        let (minted, token) = node.mint(&started, key)?;
+        tokens.push(minted);
         let variables = match taken.get(at) {
             Some(one) => one.variables.clone(),
             None => super::env::variables_of(key.provider.as_str(), key.name.as_str()),
@@ -229,8 +230,31 @@ async fn supervise(
         }
     };
     let code = wait(&command, child).await;
+    for (key, token) in keys.iter().zip(&tokens) {
+        let times = node.shared().registry.token(&token.hash).map_or(0, |live| live.times_inert());
+        if let Some(hint) = out_of_place(key, times) {
+            eprintln!("sallyport: {hint}");
+        }
+    }
     node.revoke_session(&started.session, "run");
     code
+}
+
+/// What to say of a token that was sent where it isn't swapped: whoever sent it sees only that the
+/// service got no key.
+fn out_of_place(key: &Key, times: u32) -> Option<String> {
+    let often = match times {
+        0 => return None,
+        1 => "once".to_owned(),
+        times => format!("{times} times"),
+    };
+    let slots: Vec<_> = key.destination.slots.iter().map(ToString::to_string).collect();
+    let hosts: Vec<_> = key.destination.hosts.iter().map(ToString::to_string).collect();
+    let (name, slots, hosts) = (&key.name, slots.join(", "), hosts.join(", "));
+    Some(format!(
+        "the token for {name} was sent {often} outside its slots, so the service didn't get the key there. \
+         Its slots: {slots}. Its hosts: {hosts}"
+    ))
 }
 
 /// What the command must not see: the data directory, and what of it was put elsewhere.

@@ -65,15 +65,9 @@ async fn run(
     let session = step!(who(core, tunnel, &request));
     let bound = shared.registry.bound_keys(target.scheme, &target.authority);
     let now = shared.clock.now();
-    let identified = step!(identify::identify(
-        request.headers(),
-        &shared.registry,
-        &bound,
-        target.scheme,
-        &target.authority,
-        session.as_ref(),
-        now,
-    ));
+    let identified =
+        step!(identify::identify(request.headers(), &shared.registry, &bound, &target, session.as_ref(), now,));
+    account.inert(identified.inert);
     let method = request.method().clone();
     let question = Question {
         exchange,

@@ -3,7 +3,7 @@
 //!
 //! A token counts only in a credential slot: `Authorization`, or a header that some key names as
 //! its slot. Anywhere else it is inert text (a chat transcript may quote one): it is forwarded as
-//! it is and counted. Several tokens in one request are all permitted, or the request is refused.
+//! it is, and counted as far as the request's head goes; bodies aren't searched. Several tokens in one request are all permitted, or the request is refused.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -14,7 +14,8 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName};
 
 use super::reject::{Code, Rejection};
-use crate::model::{Authority, Scheme, Slot, Timestamp, TokenHash};
+use super::target::Target;
+use crate::model::{Scheme, Slot, Timestamp, TokenHash};
 use crate::session::registry::{LiveSession, LiveToken, Registry};
 use crate::vault::key::Key;
 
@@ -38,11 +39,21 @@ pub struct Identified {
     pub found: Vec<Found>,
     /// Whether a credential slot of this host holds something that is no token of ours.
     pub foreign: bool,
-    /// Tokens outside every slot, forwarded as inert text.
+    /// Tokens outside every slot, forwarded as inert text: at most one for each header, the path and
+    /// the query.
     pub inert: u32,
 }
 
-/// Looks through the headers.
+impl Identified {
+    fn inert(&mut self, registry: &Registry, hash: &TokenHash) {
+        self.inert += 1;
+        if let Some(token) = registry.token(hash) {
+            token.note_inert();
+        }
+    }
+}
+
+/// Looks through the headers, and for inert tokens through the path and the query too.
 ///
 /// # Errors
 /// A token stands in a credential slot but is unknown, over, another session's, or not for this
@@ -51,8 +62,7 @@ pub fn identify(
     headers: &HeaderMap,
     registry: &Registry,
     bound: &[Arc<Key>],
-    scheme: Scheme,
-    authority: &Authority,
+    target: &Target,
     session: Option<&Arc<LiveSession>>,
     now: Timestamp,
 ) -> Result<Identified, Rejection> {
@@ -68,11 +78,16 @@ pub fn identify(
             continue;
         };
         if !credential {
-            all.inert += 1;
+            all.inert(registry, &token.hash);
             continue;
         }
         authorizations += u32::from(name == AUTHORIZATION);
-        all.found.push(resolve(registry, slot, token, scheme, authority, session, now)?);
+        all.found.push(resolve(registry, slot, token, target, session, now)?);
+    }
+    for text in [Some(target.path()), target.path_and_query.query()].into_iter().flatten() {
+        if let Some((_, hash)) = TokenHash::find(text.as_bytes()) {
+            all.inert(registry, &hash);
+        }
     }
     if authorizations > 0 && headers.get_all(AUTHORIZATION).iter().count() > 1 {
         return Err(Rejection::new(Code::BadRequest, "more than one Authorization header"));
@@ -126,8 +141,7 @@ fn resolve(
     registry: &Registry,
     slot: Slot,
     at: Located,
-    scheme: Scheme,
-    authority: &Authority,
+    target: &Target,
     session: Option<&Arc<LiveSession>>,
     now: Timestamp,
 ) -> Result<Found, Rejection> {
@@ -144,8 +158,9 @@ fn resolve(
         return Err(ended.into());
     }
     let key = token.key().ok_or_else(|| Rejection::new(Code::KeyDisabled, "the token's key was deleted"))?;
-    if !key.destination.covers(scheme, authority) {
-        let why = match scheme {
+    let authority = &target.authority;
+    if !key.destination.covers(target.scheme, authority) {
+        let why = match target.scheme {
             Scheme::Https => format!("{authority} is not a destination of key {}", key.name),
             Scheme::Http => format!("key {} doesn't travel in clear text to {authority}", key.name),
         };

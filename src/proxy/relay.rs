@@ -151,6 +151,7 @@ pub struct Account {
     drafts: Vec<Draft>,
     session: Option<String>,
     rule: Option<Arc<str>>,
+    inert: u32,
     status: u16,
     scrubbed: u32,
     closed: bool,
@@ -171,6 +172,7 @@ impl Account {
             drafts: Vec::new(),
             session: None,
             rule: None,
+            inert: 0,
             status: 0,
             scrubbed: 0,
             closed: false,
@@ -190,6 +192,11 @@ impl Account {
     /// Where the request goes, if that is known.
     pub fn target(&self) -> Option<&Target> {
         self.target.as_ref()
+    }
+
+    /// How many tokens stand where none is swapped.
+    pub fn inert(&mut self, tokens: u32) {
+        self.inert = tokens;
     }
 
     /// An intent was recorded: its outcome is owed.
@@ -253,6 +260,7 @@ impl Account {
             authority: authority.as_deref(),
             status: self.status,
             rule: self.rule.as_deref(),
+            inert_tokens: (self.inert > 0).then_some(self.inert),
             code: code.map(Code::as_str),
             fault: code.map(Code::fault),
             bytes_in: outcome.bytes_in,

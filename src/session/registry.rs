@@ -7,7 +7,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -115,9 +115,21 @@ pub struct LiveToken {
     key: Arc<KeyCell>,
     expires_at: Timestamp,
     standing: AtomicU8,
+    inert: AtomicU32,
 }
 
 impl LiveToken {
+    /// The token was seen where it isn't swapped.
+    pub fn note_inert(&self) {
+        self.inert.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often the token was seen where it isn't swapped.
+    #[must_use]
+    pub fn times_inert(&self) -> u32 {
+        self.inert.load(Ordering::Relaxed)
+    }
+
     /// Whether the token may not be used at `now`, and why.
     #[must_use]
     pub fn ended(&self, now: Timestamp) -> Option<Ended> {
@@ -401,6 +413,7 @@ impl Registry {
             key: self.cell(key_id),
             expires_at: token.expires_at,
             standing: AtomicU8::new(standing),
+            inert: AtomicU32::new(0),
         };
         self.tokens.insert(token.hash, Arc::new(live));
         self.token_ids.insert(token.id, token.hash);

@@ -207,6 +207,20 @@ async fn node_calls_through_the_gateway() {
     assert_eq!(services.received("/v1/chat/completions")[0].header("authorization"), format!("Bearer {OPENAI}"));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the clients that tests/run installs"]
+async fn token_outside_its_slots_is_told_of_when_the_command_ends() {
+    let services = Services::start(services).await;
+    let call = |header: &str| format!("curl -sS -H \"{header}: $OPENAI_API_KEY\" https://api.openai.com/v1/models");
+    let said = services.run(&["sh", "-c", &format!("{0}; {0}?key=$OPENAI_API_KEY", call("x-key"))]).await;
+    let hint =
+        "the token for openai_api_key was sent 3 times outside its slots, so the service didn't get the key there";
+    assert!(said.contains(hint), "{said}");
+    assert!(said.contains("Its slots: bearer. Its hosts: api.openai.com"), "{said}");
+    let said = services.run(&["sh", "-c", &call("authorization: bearer ").replace(": $", "$")]).await;
+    assert!(!said.contains("outside its slots"), "{said}");
+}
+
 /// Answers as git's own HTTP server does, to those who show the real key.
 fn git_server(root: PathBuf) -> impl Fn(&Received) -> Reply + Send + Sync + 'static {
     move |received| {

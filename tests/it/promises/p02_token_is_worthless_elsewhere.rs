@@ -11,7 +11,7 @@ use sallyport::model::{Environment, ProxyToken, TokenForm, TokenShape};
 
 use crate::support::agent::basic;
 use crate::support::world::{HOST, OTHER};
-use crate::support::{Agent, World};
+use crate::support::{Agent, World, emitted};
 
 fn plain(host: &str) -> http::request::Builder {
     Request::post("/v1/x").header("host", host)
@@ -52,6 +52,15 @@ async fn token_outside_of_a_slot_is_text_that_is_forwarded_as_it_is() {
     assert_eq!(received.header("cookie"), format!("k={token}"));
     assert_eq!(received.header("x-note"), token);
     assert_eq!(received.body, body);
+    let live = world.node.shared().registry.token(&world.token.hash).expect("it is known");
+    assert_eq!(live.times_inert(), 4, "in three headers and the query");
+    assert_eq!(world.agent().ask(HOST, world.get("/none")).await.status, 200);
+    world.nothing_leaked(&[]).await;
+    let log = String::from_utf8(emitted::all()).expect("text");
+    let lines: Vec<_> =
+        log.lines().filter(|line| line.contains("exchange") && line.contains("http.status=200")).collect();
+    assert!(lines[0].contains("inert_tokens=4"), "{lines:?}");
+    assert!(!lines[1].contains("inert_tokens"), "{lines:?}");
 }
 
 #[tokio::test]
