@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::{Error, Protocol, Settings, Stage, address};
+use super::{Error, Protocol, Settings, Stage, address, verdict};
 use crate::model::{Authority, Host};
 
 /// The TLS configurations of one egress profile: they share their resumption store.
@@ -100,7 +100,7 @@ pub async fn tls(
 ) -> Result<TlsStream<TcpStream>, Error> {
     let name = match &authority.host {
         Host::Name(name) => ServerName::try_from(name.to_string())
-            .map_err(|_| Error::Tls("the host's name can't be verified".to_owned()))?,
+            .map_err(|_| Error::Tls("the host's name is none that a certificate can hold".to_owned()))?,
         Host::Ip(ip) => ServerName::IpAddress((*ip).into()),
     };
     let config = match want {
@@ -114,8 +114,8 @@ pub async fn tls(
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(why)) => Err(match why.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>()) {
             Some(rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol)) => Error::NoCommonProtocol,
-            Some(why) => Error::Tls(why.to_string()),
-            None => Error::Tls(format!("the connection was lost in the handshake ({:?})", why.kind())),
+            Some(why) => Error::Tls(verdict::words(why)),
+            None => Error::Tls("the upstream closed the connection during the TLS handshake".to_owned()),
         }),
     }
 }

@@ -8,6 +8,7 @@ pub mod address;
 mod alarm;
 mod connect;
 mod pool;
+mod verdict;
 
 use std::collections::HashMap;
 use std::io;
@@ -104,6 +105,18 @@ pub enum Stage {
     Body,
 }
 
+impl Stage {
+    const fn words(self) -> &'static str {
+        match self {
+            Self::Resolve => "its name didn't resolve in time",
+            Self::Connect => "it didn't accept the connection in time",
+            Self::Tls => "the TLS handshake didn't end in time",
+            Self::Headers => "its reply didn't begin in time",
+            Self::Body => "its reply stood still",
+        }
+    }
+}
+
 /// Why the upstream gave no reply. The words are for agents: names and reasons, nothing of the
 /// request.
 #[derive(Debug, thiserror::Error)]
@@ -120,16 +133,16 @@ pub enum Error {
     #[error("the host's name doesn't resolve")]
     Resolve,
     /// No address answered.
-    #[error("the host doesn't accept the connection ({0:?})")]
+    #[error("the host doesn't accept the connection: {0}")]
     Connect(io::ErrorKind),
     /// TLS failed.
-    #[error("the TLS handshake failed: {0}")]
+    #[error("{0}")]
     Tls(String),
     /// The peer speaks none of the protocols that were offered.
     #[error("the upstream speaks neither HTTP/1.1 nor HTTP/2")]
     NoCommonProtocol,
     /// Time was up.
-    #[error("the upstream took too long: {0:?}")]
+    #[error("the upstream took too long: {}", .0.words())]
     Timeout(Stage),
     /// The connection was closed.
     #[error("the upstream closed the connection")]

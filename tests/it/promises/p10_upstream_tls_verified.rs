@@ -2,12 +2,18 @@
 
 use crate::support::World;
 use crate::support::upstream::Certificate;
-use crate::support::world::HOST;
+use crate::support::world::{HOST, OTHER};
 
 #[tokio::test]
 async fn no_key_goes_to_an_upstream_whose_certificate_is_wrong() {
     use Certificate as C;
-    for certificate in [C::Expired, C::NotYetValid, C::OtherName, C::SelfSigned, C::UnknownAuthority] {
+    for (certificate, why) in [
+        (C::Expired, "expired on 2"),
+        (C::NotYetValid, "is valid only from 2"),
+        (C::OtherName, "other names than this host's"),
+        (C::SelfSigned, "upstream.extra_ca"),
+        (C::UnknownAuthority, "not its authority's"),
+    ] {
         let world = World::build().upstream(|u| u.certificate = certificate).start().await;
         let answer = world.agent().ask(HOST, world.get("/")).await;
         assert_eq!(
@@ -16,6 +22,8 @@ async fn no_key_goes_to_an_upstream_whose_certificate_is_wrong() {
             "{certificate:?}: {}",
             answer.text()
         );
+        let detail = answer.text();
+        assert!(detail.contains(why) && !detail.contains(OTHER), "{certificate:?}: {detail}");
         assert!(world.upstream.received().is_empty());
         assert!(world.records_of("intent").is_empty(), "nothing was opened");
         world.nothing_leaked(&[answer]).await;
