@@ -1,6 +1,5 @@
 //! Errors as RFC 9457 problem details.
 
-use axum::Json;
 use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -140,7 +139,9 @@ impl From<audit::Error> for Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let mut response = (status, Json(&self)).into_response();
+        let text = serde_json::to_string(&self).unwrap_or_default();
+        // The line's end is for those who read it in a terminal.
+        let mut response = (status, format!("{text}\n")).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         match status {

@@ -17,6 +17,7 @@ pub use settings::SETTINGS;
 
 use crate::admin;
 use crate::app;
+use crate::model::nearest;
 use crate::store;
 
 /// The commented defaults.
@@ -125,7 +126,13 @@ impl Config {
             Err(why) => problems.push(Problem::new("the file", format!("it isn't YAML: {why}"))),
         }
         for (variable, text) in variables {
-            let Some(setting) = SETTINGS.iter().find(|s| s.variable() == variable) else { continue };
+            let Some(setting) = SETTINGS.iter().find(|s| s.variable() == variable) else {
+                problems.extend(
+                    mistyped(&variable)
+                        .map(|near| Problem::new(variable, format!("there is no such variable; is {near} meant?"))),
+                );
+                continue;
+            };
             // What doesn't parse as YAML is meant as it stands: a URL, a filter.
             let value = serde_yaml::from_str(&text).unwrap_or(Value::String(text));
             if let Err(what) = (setting.take)(&mut config, &value) {
@@ -202,25 +209,34 @@ impl Config {
 /// Says that a setting is unknown, and which one may be meant.
 fn unknown(path: &str) -> String {
     let last = path.rsplit('.').next().unwrap_or_default();
-    let near = SETTINGS.iter().find(|s| s.path.rsplit('.').next() == Some(last) || distance(s.path, path) <= 2);
-    match near {
-        Some(setting) => format!("there is no such setting; is {} meant?", setting.path),
+    let mut paths = SETTINGS.iter().map(|s| s.path);
+    match nearest(path, paths.clone()).or_else(|| paths.find(|p| p.rsplit('.').next() == Some(last))) {
+        Some(near) => format!("there is no such setting; is {near} meant?"),
         None => "there is no such setting; `sallyport config default` shows all".to_owned(),
     }
 }
 
-/// How many letters have to be changed to make one text of the other (Levenshtein).
-fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().enumerate() {
-        let mut before = std::mem::replace(&mut row[0], i + 1);
-        for (j, y) in b.bytes().enumerate() {
-            let cost = if x == y { before } else { before.min(row[j]).min(row[j + 1]) + 1 };
-            before = std::mem::replace(&mut row[j + 1], cost);
-        }
+/// The variable of a setting that may be meant by one that sets nothing. Whatever is farther off is
+/// somebody else's: a Kubernetes service of our name makes variables that begin as ours do.
+fn mistyped(variable: &str) -> Option<String> {
+    if !variable.starts_with("SALLYPORT_") || NOT_SETTINGS.contains(&variable) {
+        return None;
     }
-    row[b.len()]
+    let all: Vec<_> = SETTINGS.iter().map(settings::Setting::variable).collect();
+    nearest(variable, all.iter().map(String::as_str).chain(NOT_SETTINGS)).map(str::to_owned)
 }
+
+/// Variables of ours that are read elsewhere.
+const NOT_SETTINGS: [&str; 8] = [
+    "SALLYPORT_ADMIN_TOKEN_FILE",
+    "SALLYPORT_CONFIG",
+    "SALLYPORT_DATA_DIR",
+    "SALLYPORT_KEK",
+    "SALLYPORT_KEK_FILE",
+    "SALLYPORT_PASSPHRASE",
+    "SALLYPORT_SERVER",
+    "SALLYPORT_SESSION",
+];
 
 #[cfg(test)]
 mod tests {
@@ -276,6 +292,45 @@ mod tests {
         assert_eq!(config.node.forward.map(|at| at.port()), Some(9));
         assert_eq!(config.node.gateway, None);
         assert_eq!(config.node.upstream.resolve.len(), 1);
+    }
+
+    #[test]
+    fn mistyped_variable_is_told_and_one_of_somebody_else_is_left_alone() {
+        let parse = |name: &str, value: &str| Config::parse("", [(name.to_owned(), value.to_owned())]);
+        for (name, meant) in [
+            ("SALLYPORT_PROXY_UNBOUD", "SALLYPORT_PROXY_UNBOUND"),
+            ("SALLYPORT_LISTEN_PROXI", "SALLYPORT_LISTEN_PROXY"),
+            ("SALLYPORT_LISTENPROXY", "SALLYPORT_LISTEN_PROXY"),
+            ("SALLYPORT_DATADIR", "SALLYPORT_DATA_DIR"),
+        ] {
+            let problems = parse(name, "deny").expect_err("refused");
+            assert_eq!(problems.len(), 1, "{problems:?}");
+            assert_eq!(problems[0].to_string(), format!("{name}: there is no such variable; is {meant} meant?"));
+        }
+        let others =
+            ["SALLYPORT_PORT", "SALLYPORT_PROXY_PORT", "SALLYPORT_ADMIN_SERVICE_HOST", "SALLYPORT_TEST_CLIENTS"];
+        for name in NOT_SETTINGS.iter().chain(&others) {
+            assert!(parse(name, "tcp://10.0.0.1:8080").is_ok(), "{name}");
+        }
+    }
+
+    #[test]
+    fn address_of_a_listener_is_an_ip_address_and_a_port() {
+        for (text, expected) in [
+            ("localhost:8080", "names aren't taken here: write 127.0.0.1:8080 instead of localhost:8080"),
+            ("proxy.example:8080", "names aren't taken here: it is an IP address and a port"),
+            ("8080", "it is an IP address and a port, such as 127.0.0.1:8080, or off"),
+            ("\":8080\"", "it is an IP address and a port"),
+            ("127.0.0.1", "it is an IP address and a port"),
+            ("127.0.0.1:80800", "it is an IP address and a port"),
+            ("\"::1:x\"", "it is an IP address and a port"),
+            ("", ""),
+        ] {
+            match Config::parse(&format!("listen: {{ proxy: {text} }}"), []) {
+                Ok(_) => assert_eq!(expected, "", "{text}"),
+                Err(problems) => assert!(problems[0].what.starts_with(expected), "{text}: {problems:?}"),
+            }
+        }
     }
 
     #[test]

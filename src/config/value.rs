@@ -43,8 +43,19 @@ impl Read for std::num::NonZeroU32 {
 
 impl Read for SocketAddr {
     fn read(value: &Value) -> Result<Self, String> {
-        let how = || "it is ADDRESS:PORT, such as 127.0.0.1:8080, or off".to_owned();
-        value.as_str().ok_or_else(how)?.parse().map_err(|_| how())
+        const HOW: &str = "it is an IP address and a port, such as 127.0.0.1:8080, or off";
+        let text = value.as_str().ok_or(HOW)?;
+        text.parse().map_err(|_| {
+            let (host, port) = text.rsplit_once(':').unwrap_or((text, ""));
+            let named = host.contains(|c: char| c.is_ascii_alphabetic()) && !host.contains(':');
+            match (port.parse::<u16>(), named) {
+                (Ok(port), true) if host == "localhost" => {
+                    format!("names aren't taken here: write 127.0.0.1:{port} instead of localhost:{port}")
+                }
+                (Ok(_), true) => format!("names aren't taken here: {HOW}"),
+                _ => HOW.to_owned(),
+            }
+        })
     }
 }
 

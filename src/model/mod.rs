@@ -9,6 +9,7 @@ mod clock;
 mod destination;
 mod ids;
 mod name;
+mod near;
 mod secret;
 mod token;
 
@@ -19,5 +20,6 @@ pub use ids::{
     ExchangeId, GrantId, IdError, KeyId, OrgId, PrincipalId, ProjectId, RequestId, SessionId, TokenId, ToolId,
 };
 pub use name::{Environment, Name, NameError};
+pub use near::nearest;
 pub use secret::Secret;
 pub use token::{ProxyToken, SessionSecret, TokenError, TokenForm, TokenHash, TokenShape};

@@ -21,6 +21,7 @@ pub enum Code {
     SessionExpired,
     SessionRevoked,
     HostNotAllowed,
+    RouteUnknown,
     PolicyDenied,
     KeyDisabled,
     KeyExpired,
@@ -92,6 +93,14 @@ impl Code {
                 "The host is not among the key's destinations",
                 "Send the request to a host of the key, or add the host with `sallyport keys edit`.",
             ),
+            Self::RouteUnknown => (
+                404,
+                "route_unknown",
+                Client,
+                "There is no such gateway route",
+                "Begin the path with a route, as /openai/v1/models does. `sallyport providers list` shows the \
+                 routes that are there by themselves, and `gateway.routes` adds others.",
+            ),
             Self::PolicyDenied => (
                 403,
                 "policy_denied",
@@ -161,8 +170,9 @@ impl Code {
                 502,
                 "upstream_tls",
                 Upstream,
-                "The upstream's certificate can't be verified",
-                "If it is signed by a private authority, name that in `upstream.extra_ca`. There is no way to skip this.",
+                "TLS with the upstream failed",
+                "The detail says why. An authority of your own goes into `upstream.extra_ca`; no setting skips the \
+                 verification.",
             ),
             Self::UpstreamTimeout => {
                 (504, "upstream_timeout", Upstream, "The upstream took too long", "See `upstream.deadlines`.")
@@ -239,7 +249,8 @@ impl Rejection {
             "requestId": exchange.to_string(),
             "hint": hint,
         });
-        let mut response = Response::new(Bytes::from(body.to_string()));
+        // The line's end is for those who read it in a terminal.
+        let mut response = Response::new(Bytes::from(format!("{body}\n")));
         *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));

@@ -1,13 +1,15 @@
 //! Which scheme, authority and path a request means, from its connection, target and Host.
 
+use std::collections::HashMap;
+
 use http::header::HOST;
 use http::{Method, Request, Version};
 
 use super::Mode;
-use super::core::Core;
+use super::core::{Core, Route};
 use super::reject::{Code, Rejection};
 use super::tunnel::Tunnel;
-use crate::model::{Authority, Scheme};
+use crate::model::{Authority, Scheme, nearest};
 
 /// Where a request goes.
 #[derive(Debug, Clone)]
@@ -120,15 +122,28 @@ fn gateway<B>(core: &Core, request: &Request<B>) -> Result<Target, Rejection> {
     let rest = whole.as_str().strip_prefix('/').unwrap_or_default();
     let end = rest.find(['/', '?']).unwrap_or(rest.len());
     let name = &rest[..end];
-    let route = core.shared.routes.get(name).ok_or_else(|| {
-        Rejection::new(
-            Code::HostNotAllowed,
-            "the first segment of the path names no gateway route; see `sallyport providers list`",
-        )
-    })?;
+    let route = core.shared.routes.get(name).ok_or_else(|| unrouted(&core.shared.routes, name))?;
     let tail = &rest[end..];
     let slash = if tail.starts_with('/') { "" } else { "/" };
     let path = format!("{}{slash}{tail}", route.base_path);
     let path_and_query = path.parse().map_err(|_| Rejection::new(Code::BadRequest, "the path can't be read"))?;
     Ok(Target { scheme: route.scheme, authority: route.authority.clone(), path_and_query })
 }
+
+/// The path's first segment names no route. It isn't repeated: whatever isn't a route may be a key.
+fn unrouted(routes: &HashMap<String, Route>, wanted: &str) -> Rejection {
+    let mut names: Vec<&str> = routes.keys().map(String::as_str).collect();
+    names.sort_unstable();
+    let near = nearest(&wanted.to_ascii_lowercase(), names.iter().copied());
+    let what = match (wanted, near) {
+        ("", _) => "the path begins with no route".to_owned(),
+        (_, Some(near)) => format!("the path's first segment names no route (is /{near} meant?)"),
+        _ => "the path's first segment names no route".to_owned(),
+    };
+    let rest = if names.len() > MOST_NAMED { ", ..." } else { "" };
+    names.truncate(MOST_NAMED);
+    Rejection::new(Code::RouteUnknown, format!("{what}. The routes: /{}{rest}", names.join(", /")))
+}
+
+/// How many routes an error names.
+const MOST_NAMED: usize = 20;

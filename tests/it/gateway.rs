@@ -55,8 +55,16 @@ async fn what_names_no_route_goes_nowhere() {
     for path in ["/", "/nowhere/v1", "//upstream/v1", "/Upstream/v1", "/%75pstream/v1", "/.//upstream", "/../upstream"]
     {
         let answer = agent.ask(request(path, &world.bearer())).await;
-        assert_eq!((answer.status.as_u16(), answer.code()), (403, "host_not_allowed"), "{path}");
+        assert_eq!((answer.status.as_u16(), answer.code()), (404, "route_unknown"), "{path}");
+        assert!(answer.text().ends_with("}\n"), "the line ends, for terminals");
     }
+    for (path, meant) in [("/opnai/v1", "/openai"), ("/Upstream/v1", "/upstream"), ("/upstreem", "/upstream")] {
+        let answer = agent.ask(request(path, &world.bearer())).await;
+        assert!(answer.text().contains(&format!("is {meant} meant?")), "{}", answer.text());
+        assert!(answer.text().contains("/anthropic, /base, "), "the routes are listed: {}", answer.text());
+    }
+    let secret = "sk-a-key-in-the-wrong-place";
+    assert!(!agent.ask(request(&format!("/{secret}/v1"), "Bearer x")).await.text().contains(secret));
     for head in [
         format!("GET https://{HOST}/v1 HTTP/1.1\r\nhost: {HOST}\r\nauthorization: {}\r\n\r\n", world.bearer()),
         format!("CONNECT {HOST}:443 HTTP/1.1\r\nhost: {HOST}:443\r\n\r\n"),

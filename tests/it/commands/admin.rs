@@ -45,6 +45,7 @@ async fn without_a_good_token_nothing_is_told_and_failures_are_limited() {
         let answer = api.send(Request::get(path), "").await;
         assert_eq!(answer.status, 401, "{path}");
         assert_eq!(answer.header("content-type"), "application/problem+json");
+        assert!(answer.text().ends_with("}\n"), "the line ends, for terminals");
         assert_eq!(answer.header("access-control-allow-origin"), "");
     }
     for value in ["Bearer x", "Bearer", "Basic eDp5", &format!("Bearer {}x", api.token), "\u{7f}"] {

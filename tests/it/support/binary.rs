@@ -33,9 +33,13 @@ impl Place {
         command
     }
 
-    /// Runs the program to its end.
+    /// Runs the program to its end. Whatever it prints ends with its line.
     pub fn run(&self, arguments: &[&str]) -> Output {
-        self.command(arguments).output().expect("it runs")
+        let output = self.command(arguments).output().expect("it runs");
+        for text in [&output.stdout, &output.stderr] {
+            assert!(text.is_empty() || text.ends_with(b"\n"), "{arguments:?}: {:?}", String::from_utf8_lossy(text));
+        }
+        output
     }
 
     /// Runs the program, which has to succeed; what it printed.
