@@ -1,5 +1,7 @@
 //! Proxy tokens: minted in a session for one of its keys, shown once.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::time::Duration;
 
 use axum::Json;
@@ -25,6 +27,8 @@ pub(super) struct View {
     id: String,
     /// The id of its session.
     session: String,
+    /// The name of the key that it stands for; null once that is deleted.
+    key: Option<String>,
     /// `active`, `expired` or `revoked`.
     state: &'static str,
     #[schema(format = DateTime)]
@@ -38,18 +42,15 @@ pub(super) struct View {
 
 impl View {
     /// The view of a token; a token is no better than its session.
-    async fn within(admin: &Admin, token: &Token) -> Result<Self, Problem> {
-        let now = admin.clock.now();
-        let session: Option<Session> = admin.store.get(token.org, token.session).await?;
-        let mut view = Self::of(token, now);
-        let of_session = session.map(|s| state(&s.standing, s.expires_at, now));
+    fn within(token: &Token, of: &Behind, now: Timestamp) -> Self {
+        let mut view = Self::of(token, of.key.as_ref(), now);
         if view.state == "active" {
-            view.state = of_session.unwrap_or("revoked");
+            view.state = of.session.as_ref().map_or("revoked", |s| state(&s.standing, s.expires_at, now));
         }
-        Ok(view)
+        view
     }
 
-    fn of(token: &Token, now: Timestamp) -> Self {
+    fn of(token: &Token, key: Option<&Name>, now: Timestamp) -> Self {
         let (revoked_at, revoked_by) = match &token.standing {
             Standing::Active => (None, None),
             Standing::Revoked { at, by } => (Some(at.to_string()), Some(by.clone())),
@@ -57,12 +58,31 @@ impl View {
         Self {
             id: token.id.to_string(),
             session: token.session.to_string(),
+            key: key.map(Name::to_string),
             state: state(&token.standing, token.expires_at, now),
             revoked_at,
             revoked_by,
             created_at: token.created_at.to_string(),
             expires_at: token.expires_at.to_string(),
         }
+    }
+}
+
+/// What stands behind a token.
+struct Behind {
+    session: Option<Session>,
+    key: Option<Name>,
+}
+
+impl Behind {
+    async fn of(admin: &Admin, token: &Token) -> Result<Self, Problem> {
+        let session = admin.store.get(token.org, token.session).await?;
+        let grant: Option<Grant> = admin.store.get(token.org, token.grant).await?;
+        let key: Option<Key> = match grant {
+            Some(grant) => admin.store.get(token.org, grant.key).await?,
+            None => None,
+        };
+        Ok(Self { session, key: key.map(|key| key.name) })
     }
 }
 
@@ -73,8 +93,6 @@ impl View {
 pub(super) struct Minted {
     #[serde(flatten)]
     token: View,
-    /// The name of the key that it stands for.
-    key: String,
     /// What the agent puts where the key would stand. It is shown only here.
     value: String,
 }
@@ -157,7 +175,7 @@ pub(super) async fn mint(
     let detail = format!("key={} session={}", key.name, session.id);
     let what = Action { action: "token_mint", subject: &token.id.to_string(), detail: &detail };
     admin.commit(&caller, what, admin.store.batch(org).insert(&token)).await?;
-    let minted = Minted { token: View::of(&token, now), key: key.name.to_string(), value: value.expose().to_owned() };
+    let minted = Minted { token: View::of(&token, Some(&key.name), now), value: value.expose().to_owned() };
     Ok((StatusCode::CREATED, Json(minted)))
 }
 
@@ -187,9 +205,13 @@ pub(super) async fn list(
     }
     let all: Vec<Token> = admin.store.find(caller.org(), wanted).await?;
     let next = (all.len() == most as usize).then(|| all.last().map(|t| t.id.to_string())).flatten();
-    let mut items = Vec::with_capacity(all.len());
+    let (mut items, mut behind) = (Vec::with_capacity(all.len()), HashMap::new());
     for token in &all {
-        items.push(View::within(&admin, token).await?);
+        let of = match behind.entry(token.grant) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => place.insert(Behind::of(&admin, token).await?),
+        };
+        items.push(View::within(token, of, admin.clock.now()));
     }
     Ok(Json(List { items, next }))
 }
@@ -208,7 +230,7 @@ pub(super) async fn show(
     Path(id): Path<String>,
 ) -> Result<Json<View>, Problem> {
     let token = find(&admin, caller.org(), &id).await?;
-    Ok(Json(View::within(&admin, &token).await?))
+    Ok(Json(View::within(&token, &Behind::of(&admin, &token).await?, admin.clock.now())))
 }
 
 /// Revoke a proxy token
@@ -222,12 +244,12 @@ pub(super) async fn revoke(
     Path(id): Path<String>,
 ) -> Result<Json<View>, Problem> {
     let before = find(&admin, caller.org(), &id).await?;
-    let now = admin.clock.now();
+    let (key, now) = (Behind::of(&admin, &before).await?.key, admin.clock.now());
     if before.standing != Standing::Active {
-        return Ok(Json(View::of(&before, now)));
+        return Ok(Json(View::of(&before, key.as_ref(), now)));
     }
     let after = Token { standing: Standing::Revoked { at: now, by: caller.name().to_owned() }, ..before.clone() };
     let what = Action { action: "token_revoke", subject: &before.id.to_string(), detail: "" };
     admin.commit(&caller, what, admin.store.batch(caller.org()).update(&before, &after)).await?;
-    Ok(Json(View::of(&after, now)))
+    Ok(Json(View::of(&after, key.as_ref(), now)))
 }

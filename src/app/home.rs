@@ -201,12 +201,21 @@ fn kek_source(dir: &Path) -> anyhow::Result<Box<dyn KekSource>> {
             salt.try_into().map_err(|_| anyhow::anyhow!("kek.salt isn't 16 bytes; restore it from the backup"))?;
         let passphrase = match std::env::var("SALLYPORT_PASSPHRASE") {
             Ok(passphrase) => passphrase,
-            Err(_) => rpassword::prompt_password("Passphrase of the data directory: ")
-                .context("the data directory needs its passphrase: set SALLYPORT_PASSPHRASE or use a terminal")?,
+            Err(_) => ask_passphrase("Passphrase of the data directory: ")?,
         };
         return Ok(Box::new(PassphraseKek { passphrase: Secret::new(passphrase), salt }));
     }
     Ok(Box::new(FileKek(dir.join("kek"))))
+}
+
+/// Asks for the passphrase on the terminal.
+///
+/// # Errors
+/// There is no terminal. The system's reason isn't told: it names a device that nobody chose.
+pub fn ask_passphrase(prompt: &str) -> anyhow::Result<String> {
+    rpassword::prompt_password(prompt).map_err(|_| {
+        anyhow::anyhow!("the passphrase can't be asked for without a terminal: put it into SALLYPORT_PASSPHRASE")
+    })
 }
 
 fn make(dir: &Path, clock: &dyn Clock, kek: KekChoice) -> anyhow::Result<()> {

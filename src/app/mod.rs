@@ -6,5 +6,5 @@ pub mod live;
 mod node;
 pub mod server;
 
-pub use home::{Home, KekChoice};
+pub use home::{Home, KekChoice, ask_passphrase};
 pub use node::{Node, NodeSettings, Started, default_project, parse_base};

@@ -59,9 +59,9 @@ fn passphrase() -> anyhow::Result<Secret<String>> {
     let text = match std::env::var("SALLYPORT_PASSPHRASE") {
         Ok(text) => text,
         Err(_) => {
-            let first = rpassword::prompt_password("Passphrase: ")
-                .context("a passphrase is needed: set SALLYPORT_PASSPHRASE or use a terminal")?;
-            let second = rpassword::prompt_password("Once more: ")?;
+            let ask = |prompt| crate::app::ask_passphrase(prompt).context("nothing was made");
+            let first = ask("Passphrase: ")?;
+            let second = ask("Once more: ")?;
             if first != second {
                 bail!("the two passphrases differ; nothing was made");
             }

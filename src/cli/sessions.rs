@@ -142,6 +142,7 @@ pub async fn tokens(client: &Client, command: Tokens) -> anyhow::Result<()> {
             let of = session.map(|id| format!("?session={}", super::segment(&id))).unwrap_or_default();
             let columns = [
                 ("ID", "id"),
+                ("KEY", "key"),
                 ("SESSION", "session"),
                 ("STATE", "state"),
                 ("CREATED", "createdAt"),

@@ -62,7 +62,12 @@ fn tool_session_and_token_from_start_to_revocation() {
     let id = answer["started"]["id"].as_str().expect("an id");
     let minted = place.json(&["tokens", "mint", id, "openai"]);
     assert!(minted["value"].as_str().is_some_and(|v| v.starts_with("sk-proj-spt_")), "{minted}");
-    assert_eq!(place.json(&["tokens", "list", "--session", id])[0]["state"], "active");
+    let listed = place.json(&["tokens", "list", "--session", id]);
+    assert_eq!((&listed[0]["state"], &listed[0]["key"]), (&"active".into(), &"openai".into()));
+    let table = place.ok(&["tokens", "list"]);
+    let mut lines = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    assert_eq!(lines.next().expect("a heading")[..3], ["ID", "KEY", "SESSION"], "{table}");
+    assert_eq!(lines.next().expect("a token")[1], "openai", "{table}");
     place.ok(&["tokens", "revoke", minted["id"].as_str().expect("an id")]);
     assert_eq!(place.json(&["tokens", "list"])[0]["state"], "revoked");
     place.ok(&["tools", "disable", "helper"]);
@@ -198,5 +203,12 @@ fn data_directory_made_with_a_passphrase_opens_with_it_alone() {
     assert!(!place.data.join("kek").exists());
     assert!(with("correct horse battery", &["keys", "list"]).status.success());
     assert!(!with("wrong horse battery", &["keys", "list"]).status.success());
-    assert!(!place.run(&["keys", "list"]).status.success(), "without a terminal there is nobody to ask");
+    let said = place.fails(&["keys", "list"]);
+    assert!(said.contains("SALLYPORT_PASSPHRASE"), "without a terminal there is nobody to ask: {said}");
+    let said = Place::new().fails(&["init", "--passphrase"]);
+    assert_eq!(
+        said.trim(),
+        "sallyport: nothing was made: the passphrase can't be asked for without a terminal: put it into \
+         SALLYPORT_PASSPHRASE"
+    );
 }
