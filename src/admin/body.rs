@@ -130,3 +130,11 @@ pub(super) fn time(field: &str, text: &str) -> Result<Timestamp, Problem> {
         text.parse().map_err(|_| Problem::invalid(field, "not a time such as 2026-01-31T12:00:00Z"))?;
     Ok(Timestamp(at.as_millisecond()))
 }
+
+/// The same, for what only makes sense in the future.
+pub(super) fn still_to_come(field: &str, text: &str, now: Timestamp) -> Result<Timestamp, Problem> {
+    match time(field, text)? {
+        at if at > now => Ok(at),
+        _ => Err(Problem::invalid(field, "it has passed already")),
+    }
+}

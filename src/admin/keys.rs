@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::auth::Caller;
-use super::body::{Body, Query, environment, limit, name, time};
+use super::body::{Body, Query, environment, limit, name, still_to_come};
 use super::{Action, Admin, Problem, State};
-use crate::model::{Cleartext, Destination, HostPattern, KeyId, Name, OrgId, Secret, Slot, TokenShape};
+use crate::model::{Cleartext, Destination, HostPattern, KeyId, Name, OrgId, Secret, Slot, TokenShape, nearest};
 use crate::store::Find;
 use crate::vault::key::{Key, KeyState, SealedVersion};
 
@@ -214,7 +214,7 @@ fn placed(admin: &Admin, new: &New) -> Result<(Name, Destination, TokenShape), P
     let template = match &new.provider {
         Some(wanted) if wanted != "custom" => {
             let found = admin.providers.iter().find(|p| p.name.as_str() == wanted);
-            Some(found.ok_or_else(|| Problem::invalid("provider", "it isn't known; see `sallyport providers list`"))?)
+            Some(found.ok_or_else(|| strange(admin, wanted))?)
         }
         _ => None,
     };
@@ -239,6 +239,12 @@ fn placed(admin: &Admin, new: &New) -> Result<(Name, Destination, TokenShape), P
     };
     let provider = template.map_or_else(|| name("provider", "custom"), |t| Ok(t.name.clone()))?;
     Ok((provider, destination, shape))
+}
+
+fn strange(admin: &Admin, provider: &str) -> Problem {
+    let near = nearest(&provider.to_ascii_lowercase(), admin.providers.iter().map(|p| p.name.as_str()));
+    let meant = near.map(|name| format!(" (is {name} meant?)")).unwrap_or_default();
+    Problem::invalid("provider", format!("it isn't known{meant}; see `sallyport providers list`"))
 }
 
 async fn find(admin: &Admin, org: OrgId, wanted: &str) -> Result<Key, Problem> {
@@ -291,7 +297,7 @@ pub(super) async fn create(
         version: 1,
         created_at: now,
         updated_at: now,
-        expires_at: new.expires_at.as_deref().map(|at| time("expiresAt", at)).transpose()?,
+        expires_at: new.expires_at.as_deref().map(|at| still_to_come("expiresAt", at, now)).transpose()?,
     };
     let sealed = admin.vault.seal(&key, 1, &new.value.take()).map_err(|why| Problem::invalid("value", why))?;
     let what = Action { action: "key_create", subject: &key.id.to_string(), detail: key.name.as_str() };
@@ -351,7 +357,7 @@ pub(super) async fn edit(
     match edit.expires_at.as_deref() {
         None => {}
         Some("") => after.expires_at = None,
-        Some(at) => after.expires_at = Some(time("expiresAt", at)?),
+        Some(at) => after.expires_at = Some(still_to_come("expiresAt", at, admin.clock.now())?),
     }
     after.updated_at = admin.clock.now();
     let mut batch = admin.store.batch(caller.org());
@@ -375,7 +381,8 @@ pub(super) async fn edit(
         listed(&after.destination.hosts)
     );
     let what = Action { action: "key_edit", subject: &before.id.to_string(), detail: &detail };
-    admin.commit(&caller, what, batch.update(&before, &after)).await?;
+    let taken = format!("a key {} is there already", after.name);
+    admin.commit(&caller, what, batch.update(&before, &after)).await.map_err(|problem| problem.taken(taken))?;
     Ok(Json(View::of(&after, &admin.project_names(caller.org()).await?)))
 }
 

@@ -48,21 +48,47 @@ impl Problem {
 
     /// There is no such thing.
     pub fn missing(what: &str) -> Self {
-        Self::new(StatusCode::NOT_FOUND, "not_found", format!("there is no such {what}"))
+        Self::absent(what, format!("such {what}"))
+    }
+
+    /// It isn't there, and what to do.
+    pub fn not_found(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", detail)
+    }
+
+    fn absent(what: &str, which: String) -> Self {
+        let group = match what {
+            "proxy token" => "tokens",
+            "access request" => "access",
+            "project" => "projects",
+            "session" => "sessions",
+            "tool" => "tools",
+            _ => "keys",
+        };
+        Self::not_found(format!("there is no {which}; `sallyport {group} list` shows what is there"))
     }
 
     /// There is no such thing of this name.
     pub fn unnamed(what: &str, wanted: &str) -> Self {
         // Whatever isn't a name may be a secret in the wrong place.
         match wanted.parse::<crate::model::Name>() {
-            Ok(name) => Self::new(StatusCode::NOT_FOUND, "not_found", format!("there is no {what} {name}")),
+            Ok(name) => Self::absent(what, format!("{what} {name}")),
             Err(_) => Self::missing(what),
         }
     }
 
-    /// The name is taken, and what may be meant.
-    pub fn taken(self, detail: impl Into<String>) -> Self {
-        if self.code == "conflict" { Self::conflict(detail) } else { self }
+    /// If the store said only that a name is taken: whose, and what may be meant.
+    pub fn taken(self, what: impl Into<String>) -> Self {
+        self.instead_of(&store::Error::Taken, what)
+    }
+
+    /// If the store said only that something is referred to: what.
+    pub fn referred(self, what: impl Into<String>) -> Self {
+        self.instead_of(&store::Error::Referred, what)
+    }
+
+    fn instead_of(self, why: &store::Error, what: impl Into<String>) -> Self {
+        if self.detail == why.to_string() { Self::conflict(what) } else { self }
     }
 
     /// It contradicts what is there.
@@ -113,8 +139,7 @@ impl From<store::Error> for Problem {
     fn from(why: store::Error) -> Self {
         use store::Error as E;
         match why {
-            E::Conflict(what) => Self::conflict(what),
-            E::Changed => Self::conflict(why.to_string()),
+            E::Taken | E::Referred | E::Changed => Self::conflict(why.to_string()),
             E::Tampered { .. } => {
                 tracing::error!(error = %why, "a row of the store is refused");
                 Self::new(StatusCode::CONFLICT, "tampered", why.to_string())
@@ -159,7 +184,7 @@ impl IntoResponse for Problem {
 
 pub(super) async fn not_found(uri: Uri) -> Problem {
     let path: String = uri.path().chars().take(100).collect();
-    Problem::new(StatusCode::NOT_FOUND, "not_found", format!("there is nothing at {path}; /openapi.json lists what is"))
+    Problem::not_found(format!("there is nothing at {path}; /openapi.json lists what is"))
 }
 
 pub(super) async fn method_not_allowed(method: Method) -> Problem {

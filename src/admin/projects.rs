@@ -100,7 +100,8 @@ pub(super) async fn create(
         created_at: admin.clock.now(),
     };
     let what = Action { action: "project_create", subject: &project.id.to_string(), detail: project.name.as_str() };
-    admin.commit(&caller, what, admin.store.batch(caller.org()).insert(&project)).await?;
+    let batch = admin.store.batch(caller.org()).insert(&project);
+    admin.commit(&caller, what, batch).await.map_err(|problem| problem.taken(taken(&project)))?;
     Ok((StatusCode::CREATED, Json(project.into())))
 }
 
@@ -134,7 +135,8 @@ pub(super) async fn edit(
         after.description = text("description", new)?;
     }
     let what = Action { action: "project_edit", subject: &before.id.to_string(), detail: after.name.as_str() };
-    admin.commit(&caller, what, admin.store.batch(caller.org()).update(&before, &after)).await?;
+    let batch = admin.store.batch(caller.org()).update(&before, &after);
+    admin.commit(&caller, what, batch).await.map_err(|problem| problem.taken(taken(&after)))?;
     Ok(Json(after.into()))
 }
 
@@ -148,6 +150,13 @@ pub(super) async fn delete(
 ) -> Result<StatusCode, Problem> {
     let project = admin.project(caller.org(), Some(&id)).await?;
     let what = Action { action: "project_delete", subject: &project.id.to_string(), detail: project.name.as_str() };
-    admin.commit(&caller, what, admin.store.batch(caller.org()).delete(&project)).await?;
+    admin.commit(&caller, what, admin.store.batch(caller.org()).delete(&project)).await.map_err(|problem| {
+        problem
+            .referred(format!("the project {} holds keys, tools or sessions; delete what it holds first", project.name))
+    })?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+fn taken(project: &Project) -> String {
+    format!("a project {} is there already", project.name)
 }

@@ -11,6 +11,7 @@ use super::body::{Body, environment, name};
 use super::{Problem, State};
 use crate::model::{ExchangeId, KeyId, SessionId, Slot};
 use crate::policy::{self, Facts};
+use crate::session::records::Tool;
 use crate::store::Find;
 use crate::vault::key::Key;
 
@@ -105,12 +106,21 @@ pub(super) async fn explain(
     let wanted = Find::all().with("name", &key_name).with("environment", environment);
     let keys: Vec<Key> = admin.store.find(caller.org(), wanted).await?;
     answer["environment"] = environment.as_str().into();
+    let mut notes = Vec::new();
+    if let Some(name) = &tool
+        && admin.store.find::<Tool>(caller.org(), Find::all().with("name", name).limit(1)).await?.is_empty()
+    {
+        notes.push(format!("no tool {name} is registered"));
+    }
     if keys.is_empty() {
-        answer["note"] = format!("no key {key_name} is stored in {environment}: only the policies are judged").into();
+        notes.push(format!("no key {key_name} is stored in {environment}: only the policies are judged"));
     } else if !keys.iter().any(|key| key.destination.covers(scheme, &authority)) {
         answer["decision"] = "deny".into();
         answer["reason"] = format!("{authority} is not a destination of the key {key_name}").into();
-        answer["decided_by"] = serde_json::Value::Null;
+        answer["decidedBy"] = serde_json::Value::Null;
+    }
+    if !notes.is_empty() {
+        answer["note"] = notes.join("; ").into();
     }
     Ok(Json(answer))
 }

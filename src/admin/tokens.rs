@@ -181,10 +181,12 @@ pub(super) async fn mint(
 
 /// The key of this name among those that the session was granted.
 async fn granted(admin: &Admin, org: OrgId, session: &Session, name: &str) -> Result<(Key, Grant), Problem> {
-    let none = || Problem::missing("key in this session");
-    let name: Name = name.parse().map_err(|_| none())?;
+    let name: Name = name.parse().map_err(|_| Problem::missing("key"))?;
+    let what =
+        format!("the session was started without a key {name}; `sallyport sessions start --key` starts one with it");
+    let none = || Problem::not_found(what.clone());
     let wanted = Find::all().with("project_id", session.project).with("environment", session.environment);
-    let key: Key = admin.store.find(org, wanted.with("name", name).limit(1)).await?.pop().ok_or_else(none)?;
+    let key: Key = admin.store.find(org, wanted.with("name", &name).limit(1)).await?.pop().ok_or_else(none)?;
     let wanted = Find::all().with("session_id", session.id).with("key_id", key.id).limit(1);
     let grant: Grant = admin.store.find(org, wanted).await?.pop().ok_or_else(none)?;
     Ok((key, grant))

@@ -164,7 +164,10 @@ pub(super) async fn register(
         created_at: admin.clock.now(),
     };
     let what = Action { action: "tool_register", subject: &tool.id.to_string(), detail: tool.name.as_str() };
-    admin.commit(&caller, what, admin.store.batch(caller.org()).insert(&tool)).await?;
+    let batch = admin.store.batch(caller.org()).insert(&tool);
+    admin.commit(&caller, what, batch).await.map_err(|problem| {
+        problem.taken(format!("a tool {} is there already; `sallyport tools show {0}` shows it", tool.name))
+    })?;
     Ok((StatusCode::CREATED, Json(View::of(&tool, &admin.project_names(caller.org()).await?))))
 }
 

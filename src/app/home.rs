@@ -63,11 +63,12 @@ impl Home {
         if !Self::exists(dir) {
             Self::create(dir, &*clock, KekChoice::Default)?;
         }
-        private(dir, 0o700)?;
         let format = dir.join("format");
+        // Before the mode: nobody should be told to close a directory that isn't ours.
         if !format.exists() {
             bail!("{} isn't empty and is no data directory of sallyport; give another --data-dir", dir.display());
         }
+        private(dir, 0o700)?;
         let format = read(&format)?;
         if format.trim() != FORMAT {
             let (place, found) = (dir.display(), format.trim());
@@ -305,7 +306,7 @@ mod tests {
         let strange = scratch.path().join("strange");
         fs::create_dir(&strange).expect("made");
         fs::write(strange.join("letter.txt"), "dear").expect("written");
-        fs::set_permissions(&strange, fs::Permissions::from_mode(0o700)).expect("changed");
+        fs::set_permissions(&strange, fs::Permissions::from_mode(0o755)).expect("changed");
         assert!(open(&strange).expect("refused").contains("no data directory of sallyport"));
         assert_eq!(fs::read_dir(&strange).expect("readable").count(), 1, "nothing was added");
     }

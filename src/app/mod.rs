@@ -2,6 +2,7 @@
 //! works from ([`live`]), and a running node ([`Node`]).
 
 mod home;
+mod listen;
 pub mod live;
 mod node;
 pub mod server;

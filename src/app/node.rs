@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::Home;
+use super::listen::bind;
 use super::live::Live;
 use crate::audit::{Journal, RecordKind, SharedWriter};
 use crate::model::{
@@ -123,9 +123,7 @@ impl Node {
             (settings.gateway_tls, Kind::GatewayTls),
         ] {
             if let Some(at) = at {
-                let listener = TcpListener::bind(at)
-                    .await
-                    .with_context(|| format!("listening on {at}: is another program there?"))?;
+                let listener = bind(kind.setting(), at).await?;
                 settings.upstream.own_addresses.push(listener.local_addr()?);
                 listeners.push((listener, kind));
             }
@@ -425,7 +423,7 @@ pub async fn default_project(store: &Store, now: Timestamp) -> anyhow::Result<Pr
     match store.commit(store.batch(OrgId::DEFAULT).at(now).insert(&project)).await {
         Ok(_) => Ok(project),
         // Another node made it a moment ago.
-        Err(crate::store::Error::Conflict(_)) => find().await?.pop().context("the default project can't be found"),
+        Err(crate::store::Error::Taken) => find().await?.pop().context("the default project can't be found"),
         Err(why) => Err(why.into()),
     }
 }

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use anyhow::{Context as _, bail};
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -54,8 +53,7 @@ pub async fn serve(home: &Home, config: Config, source: Source) -> anyhow::Resul
     let admin_listener = match config.admin_listen {
         None => None,
         Some(at) => {
-            let listener =
-                TcpListener::bind(at).await.with_context(|| format!("listening on {at}: is another program there?"))?;
+            let listener = super::listen::bind("listen.admin", at).await?;
             settings.upstream.own_addresses.push(listener.local_addr()?);
             Some(listener)
         }
@@ -127,7 +125,7 @@ pub async fn bootstrap(home: &Home, store: &Store) -> anyhow::Result<()> {
     home.put(TOKEN_FILE, format!("{}\n", token.expose()).as_bytes())?;
     match store.commit(store.batch(OrgId::DEFAULT).at(now).insert(&principal)).await {
         // Another node made it a moment ago, and has its token.
-        Err(crate::store::Error::Conflict(_)) => std::fs::remove_file(home.dir().join(TOKEN_FILE))?,
+        Err(crate::store::Error::Taken) => std::fs::remove_file(home.dir().join(TOKEN_FILE))?,
         other => drop(other?),
     }
     Ok(())

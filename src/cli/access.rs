@@ -23,7 +23,7 @@ pub enum Command {
         #[arg(long)]
         environment: Option<String>,
         /// For how long, such as 30m or 8h
-        #[arg(long, default_value = "1h", value_parser = super::seconds)]
+        #[arg(long, default_value = "1h", value_name = "DURATION", value_parser = super::seconds)]
         lasts: u32,
         /// Print JSON
         #[arg(long)]

@@ -56,7 +56,7 @@ pub enum Command {
 /// Which records.
 #[derive(clap::Args)]
 pub struct Which {
-    /// Only this kind: intent, outcome, denied, admin, security, start, stop, checkpoint
+    /// Only this kind
     #[arg(long, value_parser = ["intent", "outcome", "denied", "admin", "security", "start", "stop", "checkpoint"])]
     kind: Option<String>,
     /// Only this session
@@ -121,7 +121,11 @@ pub fn run(
         }
         Command::Query { which, limit } => {
             let home = home()?;
-            print(&query(&home.audit_dir(), &which.filter(home.clock().now(), *limit)?)?, true);
+            let found = query(&home.audit_dir(), &which.filter(home.clock().now(), *limit)?)?;
+            if found.is_empty() {
+                eprintln!("sallyport: no record fits");
+            }
+            print(&found, true);
             Ok(ExitCode::SUCCESS)
         }
         Command::Tail { which, lines, json } => {

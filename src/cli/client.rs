@@ -91,7 +91,9 @@ impl Client {
         if scheme == Scheme::Http && !authority.host.is_loopback() {
             bail!("the admin token would travel unencrypted: use https, or a loopback address");
         }
-        let file = server.admin_token_file.as_ref().context("--server needs --admin-token-file")?;
+        let file = server.admin_token_file.as_ref().context(
+            "--server needs --admin-token-file: a file with an admin token, such as that node's admin.token",
+        )?;
         let token = std::fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
         let roots = Arc::new(trust::roots(&server.server_ca)?);
         let tls = trust::client_config(roots, &[b"http/1.1"])?;
@@ -165,7 +167,9 @@ impl Client {
             }
             Transport::Network { scheme, authority, tls, .. } => {
                 let at = authority.to_string();
-                let stream = TcpStream::connect(&at).await.with_context(|| format!("connecting to {at}"))?;
+                let stream = TcpStream::connect(&at).await.with_context(|| {
+                    format!("no admin API answers at {at}; does `sallyport serve` run there, with this `listen.admin`?")
+                })?;
                 if *scheme == Scheme::Https {
                     let name = ServerName::try_from(authority.host.to_string()).context("the server's name")?;
                     let tls = tokio_rustls::TlsConnector::from(Arc::clone(tls)).connect(name, stream);
@@ -200,7 +204,29 @@ async fn answer(response: Response<Body>) -> anyhow::Result<Value> {
         return Ok(value);
     }
     match value["detail"].as_str() {
-        Some(detail) => bail!("{detail}"),
+        Some(detail) => bail!("{}", of_options(detail)),
         None => bail!("the admin API answered {status}; is it sallyport's?"),
+    }
+}
+
+/// What the admin API says of a field, said of the option that set it.
+fn of_options(detail: &str) -> String {
+    const OPTIONS: &[(&str, &str)] = &[
+        ("durationSeconds", "--lasts"),
+        ("environment", "--environment"),
+        ("environments", "--environment"),
+        ("expiresAt", "--expires-at"),
+        ("hosts", "--host"),
+        ("keys", "--key"),
+        ("maxSessionSeconds", "--max-session"),
+        ("provider", "--provider"),
+        ("slots", "--slot"),
+    ];
+    match detail.split_once(": ") {
+        Some((field, why)) => match OPTIONS.iter().find(|(name, _)| *name == field) {
+            Some((_, option)) => format!("{option}: {why}"),
+            None => detail.to_owned(),
+        },
+        None => detail.to_owned(),
     }
 }

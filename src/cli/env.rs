@@ -22,7 +22,7 @@ pub struct Args {
     #[arg(long)]
     environment: Option<String>,
     /// How long the session lasts, such as 30m or 8h
-    #[arg(long, default_value = "8h", value_parser = super::seconds)]
+    #[arg(long, default_value = "8h", value_name = "DURATION", value_parser = super::seconds)]
     lasts: u32,
     /// Print JSON instead of lines for `eval`
     #[arg(long)]

@@ -146,7 +146,7 @@ pub async fn run(client: &Client, command: Command) -> anyhow::Result<()> {
             let some = |list: Vec<String>| (!list.is_empty()).then_some(list);
             let expires_at = expires_at.map(|at| if at == "never" { String::new() } else { at });
             let body = json!({ "name": name, "hosts": some(hosts), "slots": some(slots), "expiresAt": expires_at });
-            output::show(&client.put(&at(&key), &super::given(body)).await?, json)
+            output::show(&client.put(&at(&key), &super::changes(body)?).await?, json)
         }
         Command::Rotate { key, value, json } => {
             // A key that isn't there is told before a secret is asked for.
@@ -170,7 +170,8 @@ async fn create(client: &Client, add: Add) -> anyhow::Result<Value> {
     let guessed = || {
         let all = crate::providers::all().unwrap_or_default();
         let fits = |p: &&crate::providers::Provider| {
-            p.name.as_str() == name || p.env.iter().any(|variable| variable.eq_ignore_ascii_case(&name))
+            p.name.as_str().eq_ignore_ascii_case(&name)
+                || p.env.iter().any(|variable| variable.eq_ignore_ascii_case(&name))
         };
         all.iter().find(fits).map(|p| p.name.to_string())
     };

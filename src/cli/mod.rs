@@ -247,6 +247,13 @@ fn given(mut body: Value) -> Value {
     body
 }
 
+/// The same for an edit, which has to change something.
+fn changes(body: Value) -> anyhow::Result<Value> {
+    let body = given(body);
+    anyhow::ensure!(body != serde_json::json!({}), "nothing to change was given; `--help` shows what can be");
+    Ok(body)
+}
+
 /// A duration such as `30m`, in seconds.
 fn seconds(text: &str) -> Result<u32, String> {
     const HOW: &str = "write a number with a unit, such as 90s, 30m, 8h or 7d";

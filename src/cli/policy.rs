@@ -69,8 +69,8 @@ pub async fn explain(client: &Client, question: Question) -> anyhow::Result<()> 
     }
     let text = |field: &str| output::cell(&answer[field]);
     println!("{} in {}: {}", text("decision"), text("environment"), text("reason"));
-    if answer["decided_by"].is_string() {
-        println!("decided by {}", text("decided_by"));
+    if answer["decidedBy"].is_string() {
+        println!("decided by {}", text("decidedBy"));
     }
     for rule in answer["rules"].as_array().into_iter().flatten() {
         println!("  {}", output::cell(rule));

@@ -70,7 +70,7 @@ pub async fn run(client: &Client, command: Command) -> anyhow::Result<()> {
             output::show(&client.get(&format!("{PATH}/{}", super::segment(&project))).await?, json)
         }
         Command::Edit { project, name, description, json } => {
-            let body = super::given(json!({ "name": name, "description": description }));
+            let body = super::changes(json!({ "name": name, "description": description }))?;
             output::show(&client.put(&format!("{PATH}/{}", super::segment(&project)), &body).await?, json)
         }
         Command::Delete { project } => {

@@ -28,7 +28,7 @@ pub struct Args {
     #[arg(long)]
     save: bool,
     /// How long the session lasts at most, such as 30m or 8h
-    #[arg(long, default_value = "8h", value_parser = super::seconds)]
+    #[arg(long, default_value = "8h", value_name = "DURATION", value_parser = super::seconds)]
     lasts: u32,
     /// Don't hide the data directory and other processes from the command
     #[arg(long)]

@@ -13,7 +13,8 @@ use crate::store::Store;
 
 #[derive(clap::Args)]
 pub struct Init {
-    /// Derive the key-encryption key from a passphrase instead of keeping it in a file
+    /// Derive the key-encryption key from a passphrase instead of keeping it in a file; it is asked for, or
+    /// taken from SALLYPORT_PASSPHRASE
     #[arg(long)]
     passphrase: bool,
 }
@@ -25,7 +26,10 @@ pub async fn init(dir: &Path, args: Init, both: impl FnOnce() -> anyhow::Result<
     let fresh = !Home::exists(dir);
     if args.passphrase {
         if !fresh {
-            bail!("{} is there already, and keeps the key-encryption key that it was made with", dir.display());
+            bail!(
+                "{} is there already, and keeps the key-encryption key that it was made with; give another --data-dir",
+                dir.display()
+            );
         }
         Home::create(dir, &SystemClock, KekChoice::Passphrase(passphrase()?))?;
     }

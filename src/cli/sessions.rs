@@ -23,7 +23,7 @@ pub enum Command {
         #[arg(long)]
         environment: Option<String>,
         /// How long it lasts, such as 30m or 8h
-        #[arg(long, default_value = "1h", value_parser = super::seconds)]
+        #[arg(long, default_value = "1h", value_name = "DURATION", value_parser = super::seconds)]
         lasts: u32,
         /// Print JSON
         #[arg(long)]
@@ -106,7 +106,7 @@ pub enum Tokens {
         /// The key's name
         key: String,
         /// How long it lives, such as 10m [default: as long as its session]
-        #[arg(long, value_parser = super::seconds)]
+        #[arg(long, value_name = "DURATION", value_parser = super::seconds)]
         lasts: Option<u32>,
         /// Print JSON
         #[arg(long)]

@@ -25,7 +25,7 @@ pub enum Command {
         #[arg(long, default_value = "")]
         description: String,
         /// The longest session that it may ask for, such as 30m or 8h
-        #[arg(long, default_value = "1h", value_parser = super::seconds)]
+        #[arg(long, default_value = "1h", value_name = "DURATION", value_parser = super::seconds)]
         max_session: u32,
         /// Print JSON
         #[arg(long)]
@@ -70,7 +70,14 @@ pub async fn run(client: &Client, command: Command) -> anyhow::Result<()> {
                 "description": description,
                 "maxSessionSeconds": max_session,
             }));
-            output::show(&client.post(PATH, &body).await?, json)
+            let tool = client.post(PATH, &body).await?;
+            output::show(&tool, json)?;
+            let stored = client.all("/api/v1/api-keys").await?;
+            let missing = keys.iter().filter(|key| *key != "*" && !stored.iter().any(|s| s["name"] == **key));
+            for key in missing {
+                eprintln!("sallyport: no key {key} is stored yet; until one is, the tool can't get it");
+            }
+            Ok(())
         }
         Command::List { json } => {
             let columns = [

@@ -210,7 +210,8 @@ impl Config {
 fn unknown(path: &str) -> String {
     let last = path.rsplit('.').next().unwrap_or_default();
     let mut paths = SETTINGS.iter().map(|s| s.path);
-    match nearest(path, paths.clone()).or_else(|| paths.find(|p| p.rsplit('.').next() == Some(last))) {
+    let groups = SETTINGS.iter().filter_map(|s| Some(s.path.rsplit_once('.')?.0));
+    match nearest(path, paths.clone().chain(groups)).or_else(|| paths.find(|p| p.rsplit('.').next() == Some(last))) {
         Some(near) => format!("there is no such setting; is {near} meant?"),
         None => "there is no such setting; `sallyport config default` shows all".to_owned(),
     }
@@ -266,15 +267,16 @@ mod tests {
 
     #[test]
     fn every_mistake_is_told_at_once_and_near_misses_are_named() {
-        let text = "listen: { proxi: 1, gateway: nowhere }\nstore: { timeout: 5 }\nproxy: { limits: 3 }\nlog: debug\n";
+        let text = "listen: { proxi: 1, gateway: nowhere }\nstore: { timeout: 5 }\nproxy: { limits: 3 }\nlog: debug\nupsteam: {}\n";
         let problems = Config::parse(text, [("SALLYPORT_PROXY_CORES".into(), "many".into())]).expect_err("mistakes");
         let all: Vec<_> = problems.iter().map(ToString::to_string).collect();
-        assert_eq!(all.len(), 6, "{all:#?}");
+        assert_eq!(all.len(), 7, "{all:#?}");
         assert!(all[0].contains("is listen.proxy meant?"), "{all:#?}");
         assert!(all[1].starts_with("listen.gateway: "), "{all:#?}");
         assert!(all[2].contains("5s"), "{all:#?}");
         assert!(all[4].contains("is telemetry.log meant?"), "{all:#?}");
-        assert!(all[5].starts_with("SALLYPORT_PROXY_CORES: "), "{all:#?}");
+        assert!(all[5].contains("is upstream meant?"), "{all:#?}");
+        assert!(all[6].starts_with("SALLYPORT_PROXY_CORES: "), "{all:#?}");
     }
 
     #[test]

@@ -35,6 +35,19 @@ pub enum Kind {
     GatewayTls,
 }
 
+impl Kind {
+    /// The setting that says where it listens.
+    #[must_use]
+    pub const fn setting(self) -> &'static str {
+        match self {
+            Self::Forward => "listen.proxy",
+            Self::ForwardTls => "listen.proxy_tls",
+            Self::Gateway => "listen.gateway",
+            Self::GatewayTls => "listen.gateway_tls",
+        }
+    }
+}
+
 /// A connection on its way to a core.
 pub struct Arrival {
     stream: std::net::TcpStream,

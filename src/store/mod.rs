@@ -56,9 +56,12 @@ pub enum Error {
         /// The row's identifier.
         id: String,
     },
-    /// Something with this name is there already, or is still referred to.
-    #[error("{0}")]
-    Conflict(&'static str),
+    /// The name is taken.
+    #[error("something with this name is there already")]
+    Taken,
+    /// A reference leads nowhere, or would after the change.
+    #[error("something that it refers to is missing, or something still refers to it")]
+    Referred,
     /// The row was changed by somebody else in the meantime, or is gone.
     #[error("it was changed by somebody else in the meantime; look at it again and repeat")]
     Changed,
@@ -68,10 +71,10 @@ impl From<sqlx::Error> for Error {
     fn from(why: sqlx::Error) -> Self {
         if let Some(of_database) = why.as_database_error() {
             if of_database.is_unique_violation() {
-                return Self::Conflict("something with this name is there already");
+                return Self::Taken;
             }
             if of_database.is_foreign_key_violation() {
-                return Self::Conflict("something that it refers to is missing, or something still refers to it");
+                return Self::Referred;
             }
         }
         Self::Database(why.to_string())
@@ -204,7 +207,7 @@ impl Store {
     /// last change, for [`Feed`].
     ///
     /// # Errors
-    /// Nothing was changed: [`Error::Conflict`], [`Error::Changed`], or the database refused.
+    /// Nothing was changed: [`Error::Taken`], [`Error::Referred`], [`Error::Changed`], or the database refused.
     pub async fn commit(&self, batch: Batch) -> Result<i64, Error> {
         self.measured("commit", self.db.commit(batch)).await
     }

@@ -122,7 +122,7 @@ impl Stage {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The address is not one that agents may reach.
-    #[error("{authority} has a {} address, which agents may not reach", .class.as_str())]
+    #[error("{authority} is at an address that agents may not reach: {}", .class.as_str())]
     Blocked {
         /// The class for which it is refused.
         class: address::Class,

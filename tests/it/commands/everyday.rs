@@ -74,6 +74,10 @@ fn tool_session_and_token_from_start_to_revocation() {
     assert_eq!(place.json(&["sessions", "list"])[0]["state"], "revoked", "a disabled tool's sessions end");
     let said = place.fails(&["tokens", "mint", id, "openai"]);
     assert!(said.contains("revoked"), "{said}");
+    place.add_key(&["anthropic"], "sk-ant-everyday-1");
+    let started = place.json(&["sessions", "start", "--key", "openai"]);
+    let said = place.fails(&["tokens", "mint", started["id"].as_str().expect("an id"), "anthropic"]);
+    assert!(said.contains("started without a key anthropic"), "{said}");
 }
 
 #[test]
@@ -98,6 +102,11 @@ fn policy_explain_says_which_rule_decides_and_why() {
     assert!(allowed.starts_with("allow") && allowed.contains("stripe-payments"), "{allowed}");
     let denied = explain("POST https://api.stripe.com/v1/payouts");
     assert!(denied.starts_with("deny") && denied.contains("no-payouts"), "{denied}");
+    assert!(denied.contains("decided by stripe-payments/no-payouts"), "{denied}");
+    assert!(denied.contains("no tool payment-processor is registered; no key stripe_api_key is stored"), "{denied}");
+    place.add_key(&["stripe_api_key"], KEY);
+    let elsewhere = place.ok(&["policy", "explain", "GET https://a.test/", "--key", "stripe_api_key"]);
+    assert!(elsewhere.contains("not a destination") && !elsewhere.contains("decided by"), "{elsewhere}");
     std::fs::write(place.data.join("policies/mine.yaml"), "version: 1\nname: mine\nrulez: []\n").expect("written");
     let said = place.fails(&["policy", "check"]);
     assert!(said.contains("mine.yaml") && said.contains("rulez"), "{said}");
@@ -107,10 +116,32 @@ fn policy_explain_says_which_rule_decides_and_why() {
 fn errors_say_what_to_do_and_never_repeat_a_secret() {
     let place = Place::new();
     let secret = "hunter2-hunter2-hunter2";
+    place.ok(&["init"]);
+    place.add_key(&["there", "--host", "a.test"], secret);
+    place.add_key(&["OpenAI"], secret);
+    let registered = place.run(&["tools", "register", "aider", "--key", "there", "--key", "later"]);
+    assert!(String::from_utf8_lossy(&registered.stderr).contains("no key later is stored yet"));
+    let token = place.data.join("admin.token").to_string_lossy().into_owned();
     let cases: &[(&[&str], &str, &str)] = &[
         (&["keys", "add", "Nice Name", "--host", "a.test"], secret, "not a name"),
         (&["keys", "add", "x"], secret, "--provider"),
         (&["keys", "add", "x", "--provider", "nobody"], secret, "providers list"),
+        (&["keys", "add", "x", "--provider", "opnai"], secret, "--provider: it isn't known (is openai meant?)"),
+        (
+            &["keys", "add", "x", "--host", "a.test", "--expires-at", "2020-01-01T00:00:00Z"],
+            secret,
+            "--expires-at: it has passed",
+        ),
+        (&["keys", "edit", "there"], "", "nothing to change"),
+        (&["keys", "edit", "there", "--name", "openai"], "", "a key openai is there already"),
+        (&["projects", "edit", "default"], "", "nothing to change"),
+        (&["projects", "delete", "default"], "", "holds keys, tools or sessions"),
+        (
+            &["tools", "register", "aider", "--key", "there"],
+            "",
+            "a tool aider is there already; `sallyport tools show aider`",
+        ),
+        (&["sessions", "start", "--key", "there", "--lasts", "1s"], "", "--lasts: a session lasts between 60 seconds"),
         (&["keys", "add", "x", "--host", "*.com"], secret, "public suffix"),
         (&["keys", "add", "x", "--host", "https://a.test/"], secret, "leave out the scheme"),
         (&["keys", "add", "x", "--host", "a.test", "--slot", "header:host"], secret, "not a slot"),
@@ -119,11 +150,18 @@ fn errors_say_what_to_do_and_never_repeat_a_secret() {
         (&["keys", "add", "x", "--host", "a.test"], "hunter2\nhunter2-hunter2", "line break"),
         (&["keys", "show", "x"], "", "no key x"),
         (&["keys", "rotate", "x"], secret, "no key x"),
-        (&["projects", "add", "default"], "", "there already"),
+        (&["projects", "add", "default"], "", "a project default is there already"),
         (&["projects", "delete", "nothing"], "", "no project nothing"),
-        (&["sessions", "revoke", "nothing"], "", "no such session"),
+        (&["sessions", "revoke", "nothing"], "", "no such session; `sallyport sessions list`"),
+        (&["tokens", "revoke", "nothing"], "", "no such proxy token; `sallyport tokens list`"),
         (&["--server", "http://192.0.2.1:1", "keys", "list"], "", "unencrypted"),
         (&["--server", "ftp://x", "keys", "list"], "", "URL"),
+        (&["--server", "http://127.0.0.1:1", "keys", "list"], "", "admin.token"),
+        (
+            &["--server", "http://127.0.0.1:1", "--admin-token-file", &token, "keys", "list"],
+            "",
+            "no admin API answers at 127.0.0.1:1",
+        ),
         (&["config", "check", "/does/not/exist"], "", "No such file"),
         (&["run", "--key", "nothing", "--", "true"], "", "no key nothing"),
     ];

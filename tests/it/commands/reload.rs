@@ -43,7 +43,16 @@ fn port_in_use_is_told_and_nothing_is_left_behind() {
     let file = place.data.with_extension("yaml");
     std::fs::write(&file, format!("listen: {{ proxy: {at}, gateway: off, admin: off }}\n")).expect("written");
     let said = place.fails(&["serve", "--config", file.to_str().expect("text")]);
-    assert!(said.contains(&format!("listening on {at}")) && said.contains("another program"), "{said}");
+    assert!(said.contains(&format!("listening on {at} (listen.proxy): another program is there")), "{said}");
+    let serve = Serve::start(&place, "");
+    std::fs::write(&file, format!("listen: {{ proxy: off, gateway: off, admin: {} }}\n", serve.admin))
+        .expect("written");
+    let said = place.fails(&["serve", "--config", file.to_str().expect("text")]);
+    assert!(said.contains("(listen.admin)") && said.contains("sallyport runs already"), "{said}");
+    std::fs::write(&file, "listen: { proxy: off, gateway: off, admin: off, gateway_tls: 192.0.2.1:1 }\n")
+        .expect("written");
+    let said = place.fails(&["serve", "--config", file.to_str().expect("text")]);
+    assert!(said.contains("this machine has no such address"), "{said}");
 }
 
 #[test]
