@@ -143,7 +143,7 @@ impl Code {
                 "too_large",
                 Client,
                 "The request's head is too large",
-                "Shorten it, or raise `proxy.limits.header_bytes`.",
+                "Shorten it, or raise `proxy.limits.head` or `proxy.limits.headers`.",
             ),
             Self::MethodRefused => (
                 405,

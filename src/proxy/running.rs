@@ -1,7 +1,7 @@
 //! The exchanges that run on one core, so that those whose token, session or key ends are aborted.
 //!
 //! Nothing is paid for on the way of an exchange but an entry in a table: the core looks through
-//! the table at its tick and wakes what has to stop (within `proxy.tick`, 100 ms by default).
+//! the table at its tick, every 100 ms, and wakes what has to stop.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;

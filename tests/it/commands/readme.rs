@@ -1,4 +1,9 @@
-//! Every command of the README runs.
+//! Every command of the README runs, and what texts name exists.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use sallyport::config::SETTINGS;
 
 use crate::support::binary::Place;
 
@@ -45,4 +50,53 @@ fn every_command_of_the_readme_is_one_that_exists() {
         seen += 1;
     }
     assert!(seen >= 3, "the README has commands");
+}
+
+/// What stands between backticks in the README and in the sources, whose texts are what users read.
+fn quoted() -> BTreeSet<String> {
+    fn gather(at: &Path, out: &mut String) {
+        if at.is_dir() {
+            std::fs::read_dir(at).expect("readable").for_each(|entry| gather(&entry.expect("readable").path(), out));
+        } else {
+            out.push_str(&std::fs::read_to_string(at).expect("text"));
+        }
+    }
+    let (root, mut text) = (Path::new(env!("CARGO_MANIFEST_DIR")), String::new());
+    for part in ["src", "README.md"] {
+        gather(&root.join(part), &mut text);
+    }
+    let mut all = BTreeSet::new();
+    // A text may go on behind a line's end.
+    let lines: Vec<&str> = text.lines().map(str::trim_start).collect();
+    for line in lines.join("\n").replace("\\\n", "").lines() {
+        all.extend(line.split('`').skip(1).step_by(2).map(str::to_owned));
+    }
+    all
+}
+
+#[test]
+fn every_setting_and_command_that_a_text_names_exists() {
+    const FILES: [&str; 2] = ["admin.sock", "admin.token"];
+    let place = Place::new();
+    let (mut settings, mut commands) = (0, BTreeSet::new());
+    for span in quoted() {
+        let group = span.split_once('.').map(|(group, _)| format!("{group}."));
+        let plain = span.bytes().all(|b| b.is_ascii_lowercase() || matches!(b, b'.' | b'_'));
+        if plain && group.is_some_and(|group| SETTINGS.iter().any(|s| s.path.starts_with(&group))) {
+            let of_group =
+                |s: &str| s.strip_prefix(span.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+            assert!(FILES.contains(&span.as_str()) || SETTINGS.iter().any(|s| of_group(s.path)), "no setting {span}");
+            settings += 1;
+        }
+        if let Some(rest) = span.strip_prefix("sallyport ") {
+            let word = |w: &&str| w.bytes().all(|b| b.is_ascii_lowercase() || b == b'-') && !w.starts_with('-');
+            let command: Vec<_> = rest.split(' ').take_while(word).map(str::to_owned).collect();
+            commands.insert(command);
+        }
+    }
+    for command in commands.iter().filter(|command| !command.is_empty()) {
+        let arguments: Vec<_> = command.iter().map(String::as_str).chain(["--help"]).collect();
+        place.ok(&arguments);
+    }
+    assert!(settings > 10 && commands.len() > 20, "{settings} {commands:?}");
 }
