@@ -100,7 +100,11 @@ pub(super) fn limit(wanted: Option<u32>) -> Result<u32, Problem> {
 
 /// A name that is given to something.
 pub(super) fn name(field: &str, text: &str) -> Result<Name, Problem> {
-    text.parse().map_err(|why| Problem::invalid(field, why))
+    let name: Name = text.parse().map_err(|why| Problem::invalid(field, why))?;
+    match name.looks_like_key() {
+        true => Err(Problem::invalid(field, "it looks like a key; a name is only what you call it")),
+        false => Ok(name),
+    }
 }
 
 /// An environment; development if none is given.

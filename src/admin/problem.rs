@@ -72,8 +72,8 @@ impl Problem {
     pub fn unnamed(what: &str, wanted: &str) -> Self {
         // Whatever isn't a name may be a secret in the wrong place.
         match wanted.parse::<crate::model::Name>() {
-            Ok(name) => Self::absent(what, format!("{what} {name}")),
-            Err(_) => Self::missing(what),
+            Ok(name) if !name.looks_like_key() => Self::absent(what, format!("{what} {name}")),
+            _ => Self::missing(what),
         }
     }
 

@@ -14,7 +14,7 @@ use super::{Action, Admin, Problem, State};
 use crate::model::{Environment, GrantId, KeyId, Name, OrgId, ProjectId, SessionId, SessionSecret, Timestamp, ToolId};
 use crate::session::records::{Grant, Session, Standing, Tool};
 use crate::store::Find;
-use crate::vault::key::{Key, KeyState};
+use crate::vault::key::Key;
 
 /// A session.
 #[derive(Serialize, ToSchema)]
@@ -190,10 +190,10 @@ pub(super) async fn prepare(admin: &Admin, wanted: &Wanted<'_>) -> Result<Fresh,
                     format!("there is no key {name} in this project and environment; `sallyport keys list` shows them");
                 return Err(Problem::invalid("keys", why));
             }
-            Some(key) if key.state == KeyState::Disabled => {
-                return Err(Problem::conflict(format!("the key {name} is disabled")));
-            }
-            Some(key) => keys.push(key.id),
+            Some(key) => match key.out_of_use(now) {
+                Some(why) => return Err(Problem::conflict(why)),
+                None => keys.push(key.id),
+            },
         }
     }
     let secret = SessionSecret::generate().map_err(|_| Problem::internal())?;

@@ -17,7 +17,7 @@ use super::{Action, Admin, Problem, State};
 use crate::model::{Name, OrgId, ProxyToken, Timestamp, TokenForm, TokenId};
 use crate::session::records::{Grant, Session, Standing, Token, Tool};
 use crate::store::Find;
-use crate::vault::key::{Key, KeyState};
+use crate::vault::key::Key;
 
 /// A proxy token, without its value.
 #[derive(Serialize, ToSchema)]
@@ -152,8 +152,8 @@ pub(super) async fn mint(
         return Err(Problem::conflict("the session's tool is disabled"));
     }
     let (key, grant) = granted(&admin, org, &session, &name).await?;
-    if key.state == KeyState::Disabled {
-        return Err(Problem::conflict(format!("the key {} is disabled", key.name)));
+    if let Some(why) = key.out_of_use(now) {
+        return Err(Problem::conflict(why));
     }
     let expires_at = match life.duration_seconds {
         None => session.expires_at,

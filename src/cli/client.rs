@@ -87,7 +87,9 @@ impl Client {
             (_, Some(rest)) => (Scheme::Http, rest),
             _ => bail!("{how}"),
         };
-        let authority = Authority::parse(rest.trim_end_matches('/'), scheme.default_port()).context(how)?;
+        let rest = rest.trim_end_matches('/');
+        anyhow::ensure!(!rest.contains('/'), "{how}, without a path");
+        let authority = Authority::parse(rest, scheme.default_port()).context(how)?;
         if scheme == Scheme::Http && !authority.host.is_loopback() {
             bail!("the admin token would travel unencrypted: use https, or a loopback address");
         }
@@ -168,7 +170,9 @@ impl Client {
             Transport::Network { scheme, authority, tls, .. } => {
                 let at = authority.to_string();
                 let stream = TcpStream::connect(&at).await.with_context(|| {
-                    format!("no admin API answers at {at}; does `sallyport serve` run there, with this `listen.admin`?")
+                    format!(
+                        "no admin API answers at {at} (does `sallyport serve` run there, with this `listen.admin`?)"
+                    )
                 })?;
                 if *scheme == Scheme::Https {
                     let name = ServerName::try_from(authority.host.to_string()).context("the server's name")?;

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::client::Client;
 use super::{output, secret};
+use crate::model::Name;
 
 #[derive(Subcommand)]
 pub enum Command {
@@ -135,6 +136,7 @@ pub async fn run(client: &Client, command: Command) -> anyhow::Result<()> {
                 ("PROVIDER", "provider"),
                 ("STATE", "state"),
                 ("VERSION", "version"),
+                ("EXPIRES", "expiresAt"),
                 ("HOSTS", "hosts"),
                 ("ID", "id"),
             ];
@@ -166,12 +168,18 @@ pub async fn run(client: &Client, command: Command) -> anyhow::Result<()> {
 
 async fn create(client: &Client, add: Add) -> anyhow::Result<Value> {
     let Add { name, provider, hosts, slots, project, environment, expires_at, cleartext_loopback, value, .. } = add;
+    let name: Name = name.to_ascii_lowercase().parse()?;
+    // Before the prompt repeats it, and the audit keeps it.
+    anyhow::ensure!(
+        !name.looks_like_key(),
+        "the name looks like a key: give it a name of your own, and the key itself at the prompt, by standard input or \
+         with --value-file. What stands in a command line stays in the shell's history"
+    );
     // OPENAI_API_KEY and openai say by themselves what they are.
     let guessed = || {
         let all = crate::providers::all().unwrap_or_default();
         let fits = |p: &&crate::providers::Provider| {
-            p.name.as_str().eq_ignore_ascii_case(&name)
-                || p.env.iter().any(|variable| variable.eq_ignore_ascii_case(&name))
+            p.name == name || p.env.iter().any(|variable| variable.eq_ignore_ascii_case(name.as_str()))
         };
         all.iter().find(fits).map(|p| p.name.to_string())
     };
@@ -183,7 +191,7 @@ async fn create(client: &Client, add: Add) -> anyhow::Result<Value> {
     let value = value.read(&format!("Value of {name}"))?;
     let some = |list: Vec<String>| (!list.is_empty()).then_some(list);
     let body = json!({
-        "name": name.to_ascii_lowercase(),
+        "name": name.as_str(),
         "provider": provider,
         "hosts": some(hosts),
         "slots": some(slots),

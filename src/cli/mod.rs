@@ -171,6 +171,9 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Demo | Command::Completions { .. } | Command::Run(_) => "error",
         _ => "warn",
     });
+    if let Some(filter) = &log {
+        crate::telemetry::check_filter(filter).map_err(|how| anyhow::anyhow!("--log: {how}"))?;
+    }
     if !matches!(command, Command::Serve) {
         crate::telemetry::init_logs(level, false);
     }

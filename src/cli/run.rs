@@ -13,7 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::client::Client;
 use crate::app::{Home, Node, server};
 use crate::config::Config;
-use crate::model::{Authority, Environment, Name, OrgId, Secret};
+use crate::model::{Authority, Environment, Name, OrgId, Secret, Timestamp};
 use crate::providers::{self, Provider};
 use crate::run::{Surroundings, Swap, environment, isolate};
 use crate::store::{Find, Store};
@@ -54,7 +54,7 @@ pub async fn run(home: &Home, config: &Config, args: Args) -> anyhow::Result<Exi
     let caller = caller_environment();
     let taken = take_keys(&caller)?;
     let store = Store::open(config.store.clone(), home.dir(), home.keyring()).await?;
-    let stored = stored_keys(&store, &args.keys).await?;
+    let stored = stored_keys(&store, &args.keys, home.clock().now()).await?;
     let taken: Vec<_> = taken.into_iter().filter(|one| !named_anyway(one, &stored)).collect();
     if taken.is_empty() && stored.is_empty() {
         let all: Vec<Key> = store.find(OrgId::DEFAULT, Find::all().limit(1)).await?;
@@ -106,14 +106,17 @@ fn unlisted(caller: &[(String, String)], taken: &[Taken]) -> Vec<String> {
 }
 
 /// Stored keys by name, in the default project and environment.
-async fn stored_keys(store: &Store, names: &[String]) -> anyhow::Result<Vec<Key>> {
+async fn stored_keys(store: &Store, names: &[String], now: Timestamp) -> anyhow::Result<Vec<Key>> {
     let mut keys = Vec::new();
     for name in names {
         let parsed: Name = name.parse().with_context(|| format!("--key {name}"))?;
         let wanted = Find::all().with("name", &parsed).with("environment", Environment::Development);
         let mut found: Vec<Key> = store.find(OrgId::DEFAULT, wanted.limit(2)).await?;
         match (found.pop(), found.is_empty()) {
-            (Some(key), true) => keys.push(key),
+            (Some(key), true) => match key.out_of_use(now) {
+                Some(why) => bail!("{why}"),
+                None => keys.push(key),
+            },
             (None, _) => bail!("there is no key {name}; `sallyport keys list` shows those that are stored"),
             (Some(_), false) => bail!("several projects have a key {name}; rename one"),
         }

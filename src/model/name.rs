@@ -25,6 +25,38 @@ impl Name {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Whether somebody put a key in the place of a name: it begins as services' keys do, and a
+    /// long part of it mixes letters and digits.
+    #[must_use]
+    pub fn looks_like_key(&self) -> bool {
+        const STARTS: &[&str] = &[
+            "sk-",
+            "sk_",
+            "rk_",
+            "pk_",
+            "ghp_",
+            "gho_",
+            "ghs_",
+            "github_pat_",
+            "glpat-",
+            "gsk_",
+            "hf_",
+            "xai-",
+            "xox",
+            "lin_api_",
+            "sg.",
+            "pplx-",
+            "akia",
+            "aiza",
+            "spt_",
+        ];
+        let random = |part: &str| {
+            let digits = part.bytes().filter(u8::is_ascii_digit).count();
+            part.len() >= 12 && (1..part.len()).contains(&digits)
+        };
+        STARTS.iter().any(|start| self.0.starts_with(start)) && self.0.split(['-', '_', '.']).any(random)
+    }
 }
 
 impl FromStr for Name {
@@ -106,6 +138,34 @@ impl FromStr for Environment {
             "staging" => Ok(Self::Staging),
             "production" => Ok(Self::Production),
             _ => Err("not an environment: use development, staging or production".to_owned()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn key_in_the_place_of_a_name_is_told_from_a_name() {
+        let looks = |text: &str| text.parse::<Name>().expect("a name").looks_like_key();
+        for key in [
+            "sk-proj-realkey0123456789real",
+            "ghp_0a1b2c3d4e5f6a7b8c9d",
+            "sk_live_51h8xyz0123456",
+            "akia0123456789abcdef",
+        ] {
+            assert!(looks(key), "{key}");
+        }
+        for name in [
+            "openai",
+            "sk-production-2026",
+            "hf_token_of_the_team",
+            "key-01a1fd586e77",
+            "pk_eu_1",
+            "stripe_api_key_production",
+        ] {
+            assert!(!looks(name), "{name}");
         }
     }
 }

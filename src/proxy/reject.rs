@@ -111,9 +111,13 @@ impl Code {
             Self::KeyDisabled => {
                 (403, "key_disabled", Denied, "The key is disabled", "`sallyport keys enable` allows it again.")
             }
-            Self::KeyExpired => {
-                (403, "key_expired", Denied, "The key has expired", "Store a new secret with `sallyport keys rotate`.")
-            }
+            Self::KeyExpired => (
+                403,
+                "key_expired",
+                Denied,
+                "The key has expired",
+                "`sallyport keys edit KEY --expires-at TIME` gives it another end.",
+            ),
             Self::CredentialUnregistered => (
                 403,
                 "credential_unregistered",

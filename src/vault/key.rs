@@ -45,6 +45,21 @@ pub struct Key {
     pub expires_at: Option<Timestamp>,
 }
 
+impl Key {
+    /// Why nobody may use the key at `now`, and the way out.
+    #[must_use]
+    pub fn out_of_use(&self, now: Timestamp) -> Option<String> {
+        let name = &self.name;
+        if self.state == KeyState::Disabled {
+            return Some(format!("the key {name} is disabled; `sallyport keys enable {name}` allows it again"));
+        }
+        let over = self.expires_at.is_some_and(|at| now >= at);
+        over.then(|| {
+            format!("the key {name} has expired; `sallyport keys edit {name} --expires-at` gives it another end")
+        })
+    }
+}
+
 /// One sealed version of a key's secret. The bytes are ciphertext; `Debug` shows none of them.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SealedVersion {

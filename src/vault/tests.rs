@@ -352,3 +352,15 @@ fn debug_shows_nothing_of_what_is_sealed() {
     assert_eq!(format!("{sealed:?}"), format!("SealedVersion({} v1)", bench.key.id));
     assert_eq!(format!("{:?}", bench.vault.seal(&bench.key, 1, &secret("short")).unwrap_err()), "Secret(TooShort)");
 }
+
+#[test]
+fn key_that_is_out_of_use_says_why_and_what_to_do() {
+    let key = Bench::new().key;
+    let at = Timestamp;
+    assert_eq!(key.out_of_use(at(0)), None);
+    let ends = Key { expires_at: Some(at(1000)), ..key.clone() };
+    assert_eq!(ends.out_of_use(at(999)), None);
+    assert!(ends.out_of_use(at(1000)).is_some_and(|why| why.contains("has expired; `sallyport keys edit")));
+    let off = Key { state: KeyState::Disabled, ..key };
+    assert!(off.out_of_use(at(0)).is_some_and(|why| why.contains("is disabled; `sallyport keys enable")));
+}

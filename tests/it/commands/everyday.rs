@@ -23,8 +23,12 @@ fn key_goes_in_is_listed_shown_edited_rotated_disabled_and_deleted() {
     assert!(String::from_utf8_lossy(&rotated.stdout).contains("\"version\": 2"));
     place.ok(&["keys", "disable", "stripe_api_key"]);
     assert_eq!(place.json(&["keys", "show", "stripe_api_key"])["state"], "disabled");
-    let said = place.fails(&["sessions", "start", "--key", "stripe_api_key"]);
-    assert!(said.contains("disabled"), "{said}");
+    for command in
+        [&["sessions", "start", "--key", "stripe_api_key"][..], &["run", "--key", "stripe_api_key", "--", "true"]]
+    {
+        let said = place.fails(command);
+        assert!(said.contains("disabled; `sallyport keys enable stripe_api_key`"), "{said}");
+    }
     place.ok(&["keys", "enable", "stripe_api_key"]);
     assert_eq!(place.json(&["keys", "list"]).as_array().map(Vec::len), Some(1));
     place.ok(&["keys", "delete", "stripe_api_key"]);
@@ -126,6 +130,11 @@ fn errors_say_what_to_do_and_never_repeat_a_secret() {
         (&["keys", "add", "Nice Name", "--host", "a.test"], secret, "not a name"),
         (&["keys", "add", "x"], secret, "--provider"),
         (&["keys", "add", "x", "--provider", "nobody"], secret, "providers list"),
+        (&["keys", "add", "sk-hunter2-hunter2hunter2"], secret, "the name looks like a key"),
+        (&["keys", "show", "sk-hunter2-hunter2hunter2"], "", "no such key"),
+        (&["projects", "add", "sk-hunter2-hunter2hunter2"], "", "name: it looks like a key"),
+        (&["--log", "a=b=c", "keys", "list"], "", "--log: it is error, warn"),
+        (&["--server", "http://127.0.0.1:1/api", "keys", "list"], "", "without a path"),
         (&["keys", "add", "x", "--provider", "opnai"], secret, "--provider: it isn't known (is openai meant?)"),
         (
             &["keys", "add", "x", "--host", "a.test", "--expires-at", "2020-01-01T00:00:00Z"],
