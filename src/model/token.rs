@@ -178,6 +178,10 @@ impl SessionSecret {
 }
 
 fn find(text: &[u8]) -> Option<(usize, usize)> {
+    // Most headers and paths are too short for a token, and preparing a search costs more than this.
+    if text.len() < TokenForm::Short.len() {
+        return None;
+    }
     memchr::memmem::find_iter(text, MARK.as_bytes()).find_map(|at| {
         let rest = &text[at..];
         [TokenForm::Long, TokenForm::Short]
