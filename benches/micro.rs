@@ -337,7 +337,7 @@ impl World {
             policy: permit.policy(),
             rule: permit.rule(),
             policy_digest: self.policies.digest(),
-            client: Some(([127, 0, 0, 1], 40_000).into()),
+            client: Some("127.0.0.1:40000"),
         };
         // Dropping the draft adds the outcome, which rides on the next append.
         Ok(self.writer.intent(&intent)?.0)
@@ -348,7 +348,7 @@ impl World {
         scrubber.push(text.clone(), &mut out);
         scrubber.finish(&mut out);
         black_box(&out);
-        scrubber.hits()
+        scrubber.hits().all()
     }
 }
 

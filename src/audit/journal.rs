@@ -203,17 +203,17 @@ impl Writer {
         code: &str,
         detail: &str,
         authority: Option<&str>,
-        client: Option<std::net::SocketAddr>,
+        client: Option<&str>,
     ) {
         self.0.borrow_mut().hold(RecordKind::Denied, |line| {
-            line.shown("exchange", exchange);
+            line.id("exchange", exchange.as_bytes());
             line.text("code", code);
             line.text("detail", detail);
             if let Some(authority) = authority {
                 line.text("authority", authority);
             }
             if let Some(client) = client {
-                line.shown("client", client);
+                line.text("client", client);
             }
         });
     }

@@ -1,6 +1,5 @@
 //! What a record says, and its bytes.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use http::Method;
@@ -78,7 +77,7 @@ pub struct Intent<'a> {
     pub policy: &'a Name,
     pub rule: &'a str,
     pub policy_digest: &'a [u8; 32],
-    pub client: Option<SocketAddr>,
+    pub client: Option<&'a str>,
 }
 
 /// How an exchange ended.
@@ -245,7 +244,7 @@ impl<'a> Line<'a> {
         self.text("rule", i.rule);
         self.hex("policies", &i.policy_digest[..8]);
         if let Some(client) = i.client {
-            self.shown("client", client);
+            self.text("client", client);
         }
     }
 

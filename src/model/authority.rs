@@ -185,6 +185,25 @@ impl Authority {
         Ok(Self { host: Host::parse(host)?, port })
     }
 
+    /// Whether `text` is this authority in normal form, with its port or, where it is the default one,
+    /// without: what most requests send, found without reading it.
+    #[must_use]
+    pub fn is_written(&self, text: &str, default_port: u16) -> bool {
+        let Host::Name(name) = &self.host else { return false };
+        match text.strip_prefix(&**name) {
+            Some("") => self.port == default_port,
+            Some(port) => port.strip_prefix(':') == Some(itoa::Buffer::new().format(self.port)),
+            None => false,
+        }
+    }
+
+    /// Whether `text` is what [`Authority::in_uri`] makes, for a name.
+    #[must_use]
+    pub fn is_in_uri(&self, text: &str, scheme: Scheme) -> bool {
+        let implied = self.port == scheme.default_port();
+        self.is_written(text, scheme.default_port()) && (!implied || !text.contains(':'))
+    }
+
     /// As a URI of this scheme has it: the port is left out where the scheme implies it.
     #[must_use]
     pub fn in_uri(&self, scheme: Scheme) -> String {

@@ -35,6 +35,11 @@ macro_rules! ids {
                 self.0.as_bytes()
             }
 
+            /// The identifier as its `Display` has it, written into `room`.
+            pub fn text<'a>(&self, room: &'a mut [u8; 36]) -> &'a str {
+                self.0.as_hyphenated().encode_lower(room)
+            }
+
             /// The identifier with these sixteen bytes.
             #[must_use]
             pub const fn from_bytes(bytes: [u8; 16]) -> Self {

@@ -6,7 +6,9 @@
 //! because some clients choose their header by how a key looks. Only the hash is stored.
 
 use std::fmt;
+use std::sync::LazyLock;
 
+use memchr::memmem::Finder;
 use sha2::{Digest, Sha256};
 use zeroize::{Zeroize, Zeroizing};
 
@@ -178,11 +180,12 @@ impl SessionSecret {
 }
 
 fn find(text: &[u8]) -> Option<(usize, usize)> {
-    // Most headers and paths are too short for a token, and preparing a search costs more than this.
+    static MARKS: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(MARK));
+    // Most headers and paths are too short for a token.
     if text.len() < TokenForm::Short.len() {
         return None;
     }
-    memchr::memmem::find_iter(text, MARK.as_bytes()).find_map(|at| {
+    MARKS.find_iter(text).find_map(|at| {
         let rest = &text[at..];
         [TokenForm::Long, TokenForm::Short]
             .into_iter()

@@ -2,11 +2,11 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use prometheus::IntGauge;
 use tokio_util::sync::CancellationToken;
 
 use super::Mode;
@@ -14,13 +14,12 @@ use super::reject::{Fault, Rejection};
 use super::running::{Draining, Running};
 use super::scrub::PatternSet;
 use super::settings::Settings;
-use super::target::Target;
 use super::tunnel::Tunnel;
 use crate::audit;
-use crate::model::{Authority, Clock, ExchangeId, KeyId, OrgId, Scheme, Secret};
+use crate::model::{Authority, Clock, ExchangeId, KeyId, OrgId, Scheme, Secret, SessionId};
 use crate::policy::{self, ScrubPermit};
 use crate::session::registry::Registry;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, Timed};
 use crate::tls::ca::LeafCache;
 use crate::upstream::Upstream;
 use crate::vault::Vault;
@@ -76,6 +75,10 @@ pub struct Core {
     pub draining: Rc<Draining>,
     /// How many agent connections this core serves; the acceptor reads it.
     pub load: Arc<AtomicUsize>,
+    /// How long this core's exchanges take.
+    pub timed: Timed,
+    /// What this core added to the gauges of upstream connections, and the gauges.
+    upstream_gauge: UpstreamGauge,
     patterns: RefCell<HashMap<(Scheme, Authority), PatternsOf>>,
     ids: Cell<u64>,
 }
@@ -96,6 +99,8 @@ impl Core {
             seed = (std::ptr::from_ref(&seed).addr() as u64).to_ne_bytes();
         }
         Self {
+            timed: Timed::new(&shared.metrics),
+            upstream_gauge: UpstreamGauge::new(&shared.metrics),
             shared,
             audit,
             upstream,
@@ -179,22 +184,25 @@ impl Core {
     }
 
     /// Counts and records a refusal inside an exchange, whose log line says the rest.
-    pub fn refused(&self, exchange: ExchangeId, tunnel: &Tunnel, target: Option<&Target>, rejection: &Rejection) {
+    pub fn refused(&self, exchange: ExchangeId, tunnel: &Tunnel, to: Option<&Authority>, rejection: &Rejection) {
         self.shared.metrics.denied(rejection.code.as_str());
-        let authority = target.map(|t| t.authority.to_string());
-        self.audit.denied(exchange, rejection.code.as_str(), &rejection.detail, authority.as_deref(), tunnel.peer);
+        let (code, client) = (rejection.code.as_str(), tunnel.client.as_deref());
+        self.audit.denied(exchange, code, &rejection.detail, to.map(ToString::to_string).as_deref(), client);
     }
 
     /// One line for each exchange, at the level of its outcome.
     pub fn log(&self, line: &Line<'_>) {
+        let (mut exchange, mut session) = ([0; 36], [0; 36]);
+        let exchange = line.exchange.text(&mut exchange);
+        let session = line.session.map(|id| id.text(&mut session));
         macro_rules! at {
             ($level:ident) => {
                 tracing::$level!(
-                    request.id = %line.exchange,
+                    request.id = exchange,
                     mode = line.mode.as_str(),
-                    session.id = line.session,
+                    session.id = session,
                     http.method = line.method,
-                    upstream.authority = line.authority,
+                    upstream.authority = line.authority.map(tracing::field::display),
                     http.status = line.status,
                     policy.rule = line.rule,
                     inert_tokens = line.inert_tokens,
@@ -202,7 +210,7 @@ impl Core {
                     bytes_in = line.bytes_in,
                     bytes_out = line.bytes_out,
                     duration_ms = line.duration_ms,
-                    client = line.peer.map(tracing::field::display),
+                    client = line.client,
                     "exchange"
                 )
             };
@@ -218,9 +226,42 @@ impl Core {
     pub fn tick(&self) {
         self.running.tick(self.shared.clock.now());
         self.upstream.reap();
+        self.upstream_gauge.set(self.upstream.connections());
+        self.timed.flush();
         if let Err(why) = self.audit.flush() {
             tracing::error!(error = %why, "audit records can't be written; no key is used until they can");
         }
+    }
+}
+
+/// This core's share of the gauges of upstream connections.
+struct UpstreamGauge {
+    idle: Share,
+    active: Share,
+}
+
+struct Share {
+    gauge: IntGauge,
+    mine: Cell<i64>,
+}
+
+impl Share {
+    fn set(&self, count: usize) {
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        self.gauge.add(count - self.mine.replace(count));
+    }
+}
+
+impl UpstreamGauge {
+    fn new(metrics: &Metrics) -> Self {
+        let (idle, active) = metrics.upstream_connections();
+        let share = |gauge| Share { gauge, mine: Cell::new(0) };
+        Self { idle: share(idle), active: share(active) }
+    }
+
+    fn set(&self, (idle, active): (usize, usize)) {
+        self.idle.set(idle);
+        self.active.set(active);
     }
 }
 
@@ -229,9 +270,9 @@ impl Core {
 pub struct Line<'a> {
     pub exchange: ExchangeId,
     pub mode: Mode,
-    pub session: Option<&'a str>,
+    pub session: Option<SessionId>,
     pub method: &'a str,
-    pub authority: Option<&'a str>,
+    pub authority: Option<&'a Authority>,
     pub status: u16,
     pub rule: Option<&'a str>,
     pub inert_tokens: Option<u32>,
@@ -240,7 +281,7 @@ pub struct Line<'a> {
     pub bytes_in: u64,
     pub bytes_out: u64,
     pub duration_ms: u64,
-    pub peer: Option<SocketAddr>,
+    pub client: Option<&'a str>,
 }
 
 /// Counts a connection for as long as it lives.

@@ -3,20 +3,23 @@
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use http::header::PROXY_AUTHORIZATION;
 use http::{HeaderName, HeaderValue, Request, Response, Version};
 use hyper::body::Incoming;
 
+use super::account::Account;
 use super::authorize::{self, Authorized, Question};
 use super::core::Core;
 use super::identify::{self, Identified};
 use super::record::{self, Use};
 use super::reject::{Code, Rejection};
-use super::relay::{self, Account, Reply, Upload};
+use super::relay::{self, Reply};
 use super::running::Run;
 use super::target::{self, Target};
 use super::tunnel::{Tunnel, authenticate};
+use super::upload::Upload;
 use super::{Mode, forward, inject};
 use crate::model::{ExchangeId, OrgId};
 use crate::session::registry::LiveSession;
@@ -34,7 +37,7 @@ pub async fn serve(core: Rc<Core>, tunnel: Rc<Tunnel>, request: Request<Incoming
     match run(&core, &tunnel, exchange, request, account).await {
         Ok(response) => response,
         Err((rejection, mut account)) => {
-            core.refused(exchange, &tunnel, account.target(), &rejection);
+            core.refused(exchange, &tunnel, account.authority(), &rejection);
             let response = rejection.response(exchange);
             account.close(response.status().as_u16(), Some(&rejection));
             response.map(|body| Reply::Own(Some(body)))
@@ -65,8 +68,10 @@ async fn run(
     let session = step!(who(core, tunnel, &request));
     let bound = shared.registry.bound_keys(target.scheme, &target.authority);
     let now = shared.clock.now();
+    let searching = Instant::now();
     let identified =
-        step!(identify::identify(request.headers(), &shared.registry, &bound, &target, session.as_ref(), now,));
+        step!(identify::identify(request.headers(), &shared.registry, &bound, &target, session.as_ref(), now));
+    core.timed.lookup(searching.elapsed());
     account.inert(identified.inert);
     let method = request.method().clone();
     let question = Question {
@@ -104,12 +109,17 @@ async fn run(
         request.map(|body| Box::pin(Upload::new(body, version, counted, idle)) as upstream::RequestBody);
 
     let org = identified.found.first().map_or(OrgId::DEFAULT, |found| found.token.session.org);
-    let mut attempt = 0;
+    let (mut attempt, mut dialled) = (0, Duration::ZERO);
     loop {
         attempt += 1;
         let connection = match core.upstream.checkout(org, target.scheme, &target.authority, wanted) {
             Checkout::Pooled(connection) => connection,
-            Checkout::New(dialling) => step!(step!(guard(run.as_ref(), dialling).await).map_err(failed)),
+            Checkout::New(dialling) => {
+                let dial = Instant::now();
+                let connection = step!(step!(guard(run.as_ref(), dialling).await).map_err(failed));
+                dialled += dial.elapsed();
+                connection
+            }
         };
         // The session is looked at once more: connecting may have taken seconds.
         if let Some(ended) = run.as_ref().and_then(|run| run.ended_at(shared.clock.now())) {
@@ -126,6 +136,7 @@ async fn run(
             &mut request,
             &mut account
         ));
+        core.timed.overhead(tunnel.mode.as_str(), account.so_far().saturating_sub(dialled));
         match step!(guard(run.as_ref(), pin!(connection.send(request))).await) {
             Ok(response) => return relay::relay(response, patterns, run, account).map_err(|refused| *refused),
             Err((upstream::Error::Closed { written: false }, Some(back))) if attempt < TRIES => {
@@ -206,7 +217,10 @@ fn use_keys<B>(
     account: &mut Account,
 ) -> Result<(), Rejection> {
     let opened = |key: &Key, permit, receipt| {
-        core.shared.vault.open(permit, receipt).map_err(|why| {
+        let opening = Instant::now();
+        let opened = core.shared.vault.open(permit, receipt);
+        core.timed.open(opening.elapsed());
+        opened.map_err(|why| {
             tracing::error!(request.id = %exchange, key.id = %key.id, error = %why, "the key can't be opened");
             Rejection::new(Code::Internal, "the key can't be opened")
         })
@@ -217,7 +231,7 @@ fn use_keys<B>(
             let mut receipts = Vec::with_capacity(permits.len());
             for (found, permit) in identified.found.iter().zip(permits) {
                 let (receipt, draft) = record::intent(core, tunnel, exchange, target, &Use::of(found), &permit)?;
-                account.owe(found.token.session.id.to_string(), Some(Arc::clone(permit.rule())), draft);
+                account.owe(found.token.session.id, Some(Arc::clone(permit.rule())), draft);
                 receipts.push((found, permit, receipt));
             }
             for (found, permit, receipt) in receipts {
@@ -232,7 +246,7 @@ fn use_keys<B>(
                 session.ok_or_else(|| Rejection::new(Code::Internal, "a key is injected only for a session"))?;
             let usage = Use { session, token: None, key: &key, slot: &slot };
             let (receipt, draft) = record::intent(core, tunnel, exchange, target, &usage, &permit)?;
-            account.owe(session.id.to_string(), Some(Arc::clone(permit.rule())), draft);
+            account.owe(session.id, Some(Arc::clone(permit.rule())), draft);
             let secret = opened(&key, permit, receipt)?;
             inject::fill(request.headers_mut(), &slot, &secret)?;
             core.shared.metrics.injected(key.provider.as_str(), slot.label());

@@ -17,21 +17,32 @@ use crate::upstream;
 pub fn fit(headers: &mut HeaderMap, target: &Target, bound: bool) -> Result<(), Rejection> {
     let trailers = headers.get_all(TE).iter().any(|v| v.as_bytes().eq_ignore_ascii_case(b"trailers"));
     strip_hop_by_hop(headers)?;
-    headers.remove(PROXY_AUTHORIZATION);
-    headers.remove(EXPECT);
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
-    let host = HeaderValue::try_from(target.authority.in_uri(target.scheme))
-        .map_err(|_| Rejection::new(Code::Internal, "the authority can't stand in a Host header"))?;
-    headers.insert(HOST, host);
+    let normal = |host: &HeaderValue| host.to_str().is_ok_and(|host| target.authority.is_in_uri(host, target.scheme));
+    if !headers.get(HOST).is_some_and(normal) {
+        let host = HeaderValue::try_from(target.authority.in_uri(target.scheme))
+            .map_err(|_| Rejection::new(Code::Internal, "the authority can't stand in a Host header"))?;
+        headers.insert(HOST, host);
+    }
+    // Replies of a bound host are searched for keys, so they have to come whole and uncoded.
+    let unfit = |name: &HeaderName| {
+        name == PROXY_AUTHORIZATION || name == EXPECT || (bound && (name == RANGE || name == IF_RANGE))
+    };
+    remove_all(headers, unfit);
     if bound {
-        // Replies of a bound host are searched for keys, so they have to come whole and uncoded.
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        headers.remove(RANGE);
-        headers.remove(IF_RANGE);
     }
     Ok(())
+}
+
+/// Removes the fields that are unfit. Most messages have none of them, and looking at the names there
+/// are costs less than asking for each name there could be.
+pub fn remove_all(headers: &mut HeaderMap, unfit: impl Fn(&HeaderName) -> bool) {
+    while let Some(name) = headers.keys().find(|name| unfit(name)).cloned() {
+        headers.remove(name);
+    }
 }
 
 /// Removes hop-by-hop fields, both those that are always and those that `Connection` names.
@@ -39,7 +50,6 @@ pub fn fit(headers: &mut HeaderMap, target: &Target, bound: bool) -> Result<(), 
 /// # Errors
 /// `Connection` names a field that is not the sender's to remove.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) -> Result<(), Rejection> {
-    const FIXED: [HeaderName; 3] = [TE, TRANSFER_ENCODING, UPGRADE];
     if headers.contains_key(CONNECTION) {
         let mut named = Vec::new();
         for value in headers.get_all(CONNECTION) {
@@ -61,12 +71,13 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) -> Result<(), Rejection> {
         }
         headers.remove(CONNECTION);
     }
-    for name in FIXED {
-        headers.remove(name);
-    }
-    headers.remove("keep-alive");
-    headers.remove("proxy-connection");
-    headers.remove("http2-settings");
+    let always = |name: &HeaderName| {
+        name == TE
+            || name == TRANSFER_ENCODING
+            || name == UPGRADE
+            || matches!(name.as_str(), "keep-alive" | "proxy-connection" | "http2-settings")
+    };
+    remove_all(headers, always);
     Ok(())
 }
 

@@ -164,7 +164,7 @@ async fn connection(core: Rc<Core>, arrival: Arrival) {
         mode: Mode::Gateway,
         target,
         session: None,
-        peer: Some(peer),
+        client: Some(peer.to_string().into()),
         wrong_name: false,
         required: false,
         begun: std::cell::Cell::new(0),

@@ -7,6 +7,7 @@
 //! ([`core::Shared`]), and each core has its own upstream connections and audit chain
 //! ([`core::Core`]), so that no lock is shared on the way of an exchange.
 
+pub mod account;
 pub mod authorize;
 mod blind;
 pub mod core;
@@ -24,6 +25,7 @@ pub mod scrub;
 pub mod settings;
 pub mod target;
 pub mod tunnel;
+pub mod upload;
 mod view;
 pub mod wire;
 

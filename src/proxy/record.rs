@@ -1,6 +1,7 @@
 //! Appends the intent to use a key to the audit: only this makes a receipt.
 
 use std::borrow::Cow;
+use std::time::Instant;
 
 use super::core::Core;
 use super::identify::Found;
@@ -77,9 +78,12 @@ pub fn intent(
         policy: permit.policy(),
         rule: permit.rule(),
         policy_digest: policies.digest(),
-        client: tunnel.peer,
+        client: tunnel.client.as_deref(),
     };
-    core.audit.intent(&intent).map_err(|why| {
+    let appending = Instant::now();
+    let recorded = core.audit.intent(&intent);
+    core.timed.append(appending.elapsed());
+    recorded.map_err(|why| {
         tracing::error!(request.id = %exchange, error = %why, "the audit record can't be written, so no key is used");
         Rejection::new(Code::AuditUnavailable, "the record that a key is about to be used can't be written")
     })

@@ -29,12 +29,75 @@ pub struct PatternSet {
     finder: Option<AhoCorasick>,
     /// Which bytes begin a pattern, or an escape that could stand for one.
     first: [bool; 256],
+    /// The length of the shortest pattern; escapes only make a text longer.
+    shortest: usize,
 }
 
 #[derive(Clone, PartialEq, Eq)]
 struct Pattern {
     len: usize,
     hash: [u8; 16],
+    encoding: Encoding,
+}
+
+/// How a secret stood in a reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encoding {
+    /// As it is, or in upper or lower case.
+    Raw,
+    /// With characters percent-encoded (RFC 3986 section 2.1).
+    Percent,
+    /// With characters escaped as in a JSON string (RFC 8259 section 7).
+    Json,
+    /// With HTML character references.
+    Html,
+    /// In hexadecimal digits.
+    Hex,
+    /// In base64 (RFC 4648 sections 4 and 5).
+    Base64,
+}
+
+impl Encoding {
+    const ALL: [Self; 6] = [Self::Raw, Self::Percent, Self::Json, Self::Html, Self::Hex, Self::Base64];
+
+    /// The label of metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Percent => "percent",
+            Self::Json => "json",
+            Self::Html => "html",
+            Self::Hex => "hex",
+            Self::Base64 => "base64",
+        }
+    }
+}
+
+/// How many matches were masked, by encoding.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Hits([u32; Encoding::ALL.len()]);
+
+impl Hits {
+    fn count(&mut self, encoding: Encoding) {
+        self.0[encoding as usize] += 1;
+    }
+
+    /// Takes in others.
+    pub fn add(&mut self, others: &Self) {
+        self.0.iter_mut().zip(others.0).for_each(|(mine, theirs)| *mine += theirs);
+    }
+
+    /// In all encodings together.
+    #[must_use]
+    pub fn all(&self) -> u32 {
+        self.0.iter().sum()
+    }
+
+    /// The encodings with matches.
+    pub fn each(&self) -> impl Iterator<Item = (Encoding, u32)> + '_ {
+        Encoding::ALL.into_iter().zip(self.0).filter(|(_, count)| *count > 0)
+    }
 }
 
 /// Collects patterns.
@@ -46,7 +109,7 @@ enum Here {
     /// Nothing that is looked for.
     Nothing,
     /// A match of so many bytes.
-    Match(usize),
+    Match(usize, Encoding),
     /// What could become a match, or a longer one, with more bytes.
     Perhaps,
 }
@@ -55,7 +118,7 @@ impl PatternSet {
     /// A set whose hashes are keyed with a random key of the process.
     #[must_use]
     pub fn builder(key: &[u8; 32]) -> Builder {
-        Builder(Self { key: *key, fronts: HashMap::new(), finder: None, first: [false; 256] })
+        Builder(Self { key: *key, fronts: HashMap::new(), finder: None, first: [false; 256], shortest: usize::MAX })
     }
 
     fn hash(&self, text: &[u8]) -> [u8; 16] {
@@ -77,7 +140,7 @@ impl PatternSet {
             }
             found = match (found, self.through(view, text, more)) {
                 (_, Here::Perhaps) => return Here::Perhaps,
-                (Here::Match(a), Here::Match(b)) => Here::Match(a.max(b)),
+                (Here::Match(a, _), Here::Match(b, encoding)) if b > a => Here::Match(b, encoding),
                 (Here::Nothing, here) => here,
                 (found, _) => found,
             };
@@ -98,8 +161,9 @@ impl PatternSet {
                 wanted = found;
             }
             if !wanted.is_empty() {
-                if wanted.iter().any(|p| p.len == plain.len() && self.hash(&plain) == p.hash) {
-                    best = Here::Match(at);
+                if let Some(found) = wanted.iter().find(|p| p.len == plain.len() && self.hash(&plain) == p.hash) {
+                    let escaped = at != plain.len() && found.encoding == Encoding::Raw;
+                    best = Here::Match(at, if escaped { view.encoding() } else { found.encoding });
                 }
                 if wanted.iter().all(|p| p.len <= plain.len()) {
                     return best;
@@ -138,8 +202,8 @@ impl PatternSet {
 
     /// Masks matches in `text`. Returns how many it found and where the first byte stands that can
     /// still become part of a match.
-    fn mask(&self, text: &mut [u8], more: bool) -> (u32, usize) {
-        let (mut at, mut hits) = (0, 0);
+    fn mask(&self, text: &mut [u8], more: bool) -> (Hits, usize) {
+        let (mut at, mut hits) = (0, Hits::default());
         while at < text.len() {
             if !self.first[usize::from(text[at])] {
                 at += 1;
@@ -147,9 +211,9 @@ impl PatternSet {
             }
             match self.here(&text[at..], more) {
                 Here::Nothing => at += 1,
-                Here::Match(len) => {
+                Here::Match(len, encoding) => {
                     text[at..at + len].fill(MASK);
-                    hits += 1;
+                    hits.count(encoding);
                     at += len;
                 }
                 Here::Perhaps => return (hits, at),
@@ -160,41 +224,43 @@ impl PatternSet {
 
     /// Whether a match could stand anywhere in `text`: cheap, and never wrong when it says no.
     fn suspicious(&self, text: &[u8], more: bool) -> bool {
+        if !more && text.len() < self.shortest {
+            return false;
+        }
         if self.finder.as_ref().is_some_and(|finder| finder.is_match(text)) {
             return true;
         }
+        let here = |at: usize| self.first[usize::from(text[at])] && self.here(&text[at..], more) != Here::Nothing;
         // A front that is cut off by the end.
         let tail = text.len().saturating_sub(FRONT - 1);
-        if more && (tail..text.len()).any(|at| self.here(&text[at..], true) != Here::Nothing) {
+        if more && (tail..text.len()).any(here) {
             return true;
         }
         // A front with an escape among its bytes begins at most three bytes before it.
-        memchr::memchr3_iter(INTRODUCERS[0], INTRODUCERS[1], INTRODUCERS[2], text).any(|escape| {
-            (escape.saturating_sub(FRONT - 1)..=escape)
-                .any(|at| self.first[usize::from(text[at])] && self.here(&text[at..], more) != Here::Nothing)
-        })
+        memchr::memchr3_iter(INTRODUCERS[0], INTRODUCERS[1], INTRODUCERS[2], text)
+            .any(|escape| (escape.saturating_sub(FRONT - 1)..=escape).any(here))
     }
 
-    /// A header's value with its matches masked; `None` if there are none.
+    /// A header's value with its matches masked, and what they were; `None` if there are none.
     #[must_use]
-    pub fn scrub_value(&self, value: &[u8]) -> Option<Vec<u8>> {
+    pub fn scrub_value(&self, value: &[u8]) -> Option<(Vec<u8>, Hits)> {
         if !self.suspicious(value, false) {
             return None;
         }
         let mut text = value.to_vec();
         let (hits, _) = self.mask(&mut text, false);
-        (hits > 0).then_some(text)
+        (hits.all() > 0).then_some((text, hits))
     }
 }
 
 impl Builder {
     /// Adds a secret in every encoding that is looked for.
     pub fn add(&mut self, secret: &[u8]) {
-        self.put(secret);
-        self.put(&Zeroizing::new(secret.to_ascii_uppercase()));
-        self.put(&Zeroizing::new(secret.to_ascii_lowercase()));
-        self.put(Zeroizing::new(hex::encode(secret)).as_bytes());
-        self.put(Zeroizing::new(hex::encode_upper(secret)).as_bytes());
+        self.put(secret, Encoding::Raw);
+        self.put(&Zeroizing::new(secret.to_ascii_uppercase()), Encoding::Raw);
+        self.put(&Zeroizing::new(secret.to_ascii_lowercase()), Encoding::Raw);
+        self.put(Zeroizing::new(hex::encode(secret)).as_bytes(), Encoding::Hex);
+        self.put(Zeroizing::new(hex::encode_upper(secret)).as_bytes(), Encoding::Hex);
         self.base64(secret);
     }
 
@@ -207,15 +273,16 @@ impl Builder {
                 let from = (shift * 8).div_ceil(6);
                 let to = padded.len() * 8 / 6;
                 if let Some(fixed) = text.as_bytes().get(from..to) {
-                    self.put(fixed);
+                    self.put(fixed, Encoding::Base64);
                 }
             }
         }
     }
 
-    fn put(&mut self, text: &[u8]) {
+    fn put(&mut self, text: &[u8], encoding: Encoding) {
         let Some(front) = text.get(..FRONT).and_then(|f| <[u8; FRONT]>::try_from(f).ok()) else { return };
-        let pattern = Pattern { len: text.len(), hash: self.0.hash(text) };
+        let pattern = Pattern { len: text.len(), hash: self.0.hash(text), encoding };
+        self.0.shortest = self.0.shortest.min(text.len());
         let list = self.0.fronts.entry(front).or_default();
         if !list.contains(&pattern) {
             list.push(pattern);
@@ -240,14 +307,14 @@ impl Builder {
 pub struct Scrubber {
     patterns: Arc<PatternSet>,
     held: BytesMut,
-    hits: u32,
+    hits: Hits,
 }
 
 impl Scrubber {
     /// A scrubber at the beginning of a stream.
     #[must_use]
     pub fn new(patterns: Arc<PatternSet>) -> Self {
-        Self { patterns, held: BytesMut::new(), hits: 0 }
+        Self { patterns, held: BytesMut::new(), hits: Hits::default() }
     }
 
     /// What is looked for.
@@ -258,8 +325,8 @@ impl Scrubber {
 
     /// How many matches were masked so far.
     #[must_use]
-    pub fn hits(&self) -> u32 {
-        self.hits
+    pub fn hits(&self) -> &Hits {
+        &self.hits
     }
 
     /// Takes a piece of the stream and puts out what is clean. A piece without anything suspicious
@@ -271,7 +338,7 @@ impl Scrubber {
         }
         self.held.extend_from_slice(&data);
         let (hits, upto) = self.patterns.mask(&mut self.held, true);
-        self.hits += hits;
+        self.hits.add(&hits);
         if upto > 0 {
             out.push_back(self.held.split_to(upto).freeze());
         }
@@ -280,7 +347,7 @@ impl Scrubber {
     /// The stream is over: what was held back goes out.
     pub fn finish(&mut self, out: &mut VecDeque<Bytes>) {
         let (hits, _) = self.patterns.mask(&mut self.held, false);
-        self.hits += hits;
+        self.hits.add(&hits);
         if !self.held.is_empty() {
             out.push_back(self.held.split().freeze());
         }
@@ -310,7 +377,7 @@ mod tests {
             scrubber.push(Bytes::copy_from_slice(piece), &mut out);
         }
         scrubber.finish(&mut out);
-        (flat(&out), scrubber.hits())
+        (flat(&out), scrubber.hits().all())
     }
 
     #[test]

@@ -32,8 +32,8 @@ pub struct Tunnel {
     pub target: Option<(Scheme, Authority)>,
     /// Whose proxy credentials came with CONNECT.
     pub session: Option<Arc<LiveSession>>,
-    /// The agent's address.
-    pub peer: Option<SocketAddr>,
+    /// The agent's address and port, as records and log lines have it.
+    pub client: Option<Box<str>>,
     /// The name in the TLS hello disagreed with CONNECT: every request is refused.
     pub wrong_name: bool,
     /// Whether proxy credentials are required.
@@ -78,7 +78,7 @@ where
                 mode: Mode::Forward,
                 target: None,
                 session: None,
-                peer: Some(peer),
+                client: Some(peer.to_string().into()),
                 wrong_name: false,
                 required,
                 begun: Cell::new(0),
@@ -94,7 +94,8 @@ where
                             let agent = Prefixed::new(rest.freeze(), stream);
                             let began = Instant::now();
                             blind::copy(&core, agent, upstream, &authority, session.as_ref()).await;
-                            core.shared.metrics.exchange(Mode::Forward.as_str(), "tunnel", began.elapsed());
+                            core.shared.metrics.exchange(Mode::Forward.as_str(), "tunnel");
+                            core.timed.exchange(Mode::Forward.as_str(), began.elapsed());
                             tracing::info!(
                                 upstream.authority = %authority,
                                 client = %peer,
@@ -116,7 +117,7 @@ where
                     mode: Mode::Forward,
                     target,
                     session,
-                    peer: Some(peer),
+                    client: Some(peer.to_string().into()),
                     wrong_name: false,
                     required,
                     begun: Cell::new(0),

@@ -1,5 +1,7 @@
 //! Ways to read a text: as it stands, or with its escapes decoded, a character at a time.
 
+use super::scrub::Encoding;
+
 /// The bytes that begin an escape in some view.
 pub(super) const INTRODUCERS: [u8; 3] = [b'%', b'\\', b'&'];
 
@@ -40,6 +42,16 @@ impl View {
             Self::Percent => INTRODUCERS[0],
             Self::Json => INTRODUCERS[1],
             Self::Html => INTRODUCERS[2],
+        }
+    }
+
+    /// What is found through it was encoded so.
+    pub const fn encoding(self) -> Encoding {
+        match self {
+            Self::Raw => Encoding::Raw,
+            Self::Percent => Encoding::Percent,
+            Self::Json => Encoding::Json,
+            Self::Html => Encoding::Html,
         }
     }
 

@@ -1,7 +1,5 @@
 //! Every metric, with its help text. Labels are closed sets: no hosts, no identifiers.
 
-use std::time::Duration;
-
 use prometheus::{
     Encoder as _, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder,
@@ -14,14 +12,13 @@ pub struct Metrics {
     /// The counters of exchanges, looked up once: mode, outcome, counter.
     exchanges: Vec<(&'static str, &'static str, IntCounter)>,
     denials: IntCounterVec,
-    duration: HistogramVec,
-    durations: Vec<(&'static str, Histogram)>,
+    pub(super) duration: HistogramVec,
     injections: IntCounterVec,
     connections: IntGaugeVec,
     sessions: IntGauge,
     tokens: IntGauge,
     scrubbed: IntCounterVec,
-    audit_append: Histogram,
+    pub(super) audit_append: Histogram,
     pub(super) node: super::node::NodeMetrics,
 }
 
@@ -30,7 +27,7 @@ const SECONDS: &[f64] =
     &[0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
 
 /// The labels of exchanges.
-const MODES: [&str; 2] = ["forward", "gateway"];
+pub(super) const MODES: [&str; 2] = ["forward", "gateway"];
 const OUTCOMES: [&str; 5] = ["ok", "upstream_error", "denied", "aborted", "internal"];
 
 impl Metrics {
@@ -44,7 +41,6 @@ impl Metrics {
             registry: Registry::new(),
             requests: counter("sallyport_requests_total", "Exchanges by mode and outcome.", &["mode", "outcome"])?,
             exchanges: Vec::new(),
-            durations: Vec::new(),
             denials: counter("sallyport_denials_total", "Refused requests by code.", &["code"])?,
             duration: HistogramVec::new(
                 HistogramOpts::new("sallyport_request_duration_seconds", "From a request's head to its reply's end.")
@@ -55,7 +51,11 @@ impl Metrics {
             connections: IntGaugeVec::new(Opts::new("sallyport_connections", "Open connections by side."), &["side"])?,
             sessions: IntGauge::new("sallyport_sessions", "Sessions in memory.")?,
             tokens: IntGauge::new("sallyport_tokens", "Proxy tokens in memory.")?,
-            scrubbed: counter("sallyport_scrubbed_total", "Keys masked in replies.", &["place"])?,
+            scrubbed: counter(
+                "sallyport_scrubbed_total",
+                "Keys masked in replies, by how they were encoded.",
+                &["encoding"],
+            )?,
             audit_append: Histogram::with_opts(
                 HistogramOpts::new("sallyport_audit_append_seconds", "Time to append the record of an intent.")
                     .buckets(SECONDS.to_vec()),
@@ -63,7 +63,6 @@ impl Metrics {
             node: super::node::NodeMetrics::new()?,
         };
         for mode in MODES {
-            metrics.durations.push((mode, metrics.duration.with_label_values(&[mode])));
             for outcome in OUTCOMES {
                 metrics.exchanges.push((mode, outcome, metrics.requests.with_label_values(&[mode, outcome])));
             }
@@ -95,14 +94,10 @@ impl Metrics {
     }
 
     /// An exchange ended.
-    pub fn exchange(&self, mode: &'static str, outcome: &'static str, duration: Duration) {
+    pub fn exchange(&self, mode: &'static str, outcome: &'static str) {
         match self.exchanges.iter().find(|(m, o, _)| *m == mode && *o == outcome) {
             Some((_, _, counter)) => counter.inc(),
             None => self.requests.with_label_values(&[mode, outcome]).inc(),
-        }
-        match self.durations.iter().find(|(m, _)| *m == mode) {
-            Some((_, histogram)) => histogram.observe(duration.as_secs_f64()),
-            None => self.duration.with_label_values(&[mode]).observe(duration.as_secs_f64()),
         }
     }
 
@@ -117,13 +112,8 @@ impl Metrics {
     }
 
     /// Keys were masked in a reply.
-    pub fn scrubbed(&self, place: &'static str, count: u32) {
-        self.scrubbed.with_label_values(&[place]).inc_by(count.into());
-    }
-
-    /// The record of an intent was appended.
-    pub fn audit_appended(&self, took: Duration) {
-        self.audit_append.observe(took.as_secs_f64());
+    pub fn scrubbed(&self, encoding: &'static str, count: u32) {
+        self.scrubbed.with_label_values(&[encoding]).inc_by(count.into());
     }
 
     /// How many sessions and tokens are in memory.

@@ -4,9 +4,12 @@ mod fields;
 mod lines;
 mod metrics;
 mod node;
+mod time;
+mod timed;
 
 pub use lines::flush;
 pub use metrics::{Connection, Metrics};
+pub use timed::Timed;
 
 use std::sync::OnceLock;
 
@@ -23,7 +26,7 @@ static SET_FILTER: OnceLock<SetFilter> = OnceLock::new();
 pub fn init_logs(level: &str, json: bool) {
     let filter = EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"));
     let (filter, handle) = tracing_subscriber::reload::Layer::new(filter);
-    let lines = tracing_subscriber::fmt::layer().with_writer(lines::Lines).with_target(false);
+    let lines = tracing_subscriber::fmt::layer().with_writer(lines::Lines).with_target(false).with_timer(time::Utc);
     let registry = tracing_subscriber::registry().with(filter);
     // Colours are for terminals; in a file they are noise.
     let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());

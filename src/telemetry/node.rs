@@ -29,9 +29,9 @@ pub(super) struct NodeMetrics {
     upstream_connections: IntGaugeVec,
     upstream_errors: IntCounterVec,
     holds: IntGauge,
-    vault_open: Histogram,
-    overhead: HistogramVec,
-    token_lookup: Histogram,
+    pub(super) vault_open: Histogram,
+    pub(super) overhead: HistogramVec,
+    pub(super) token_lookup: Histogram,
     audit_records: IntCounterVec,
     audit_lag: IntGauge,
 }
@@ -87,7 +87,7 @@ impl NodeMetrics {
             overhead: HistogramVec::new(
                 short(
                     "sallyport_overhead_seconds",
-                    "Time of an exchange that is ours: deciding, recording, injecting.",
+                    "Time until a request is handed to its upstream, without dialling.",
                 ),
                 &["mode"],
             )?,
@@ -174,24 +174,11 @@ impl Metrics {
         self.node.leaf_hits.inc();
     }
 
-    /// How many upstream connections are in a state: `idle` or `active`.
-    pub fn upstream_connections(&self, state: &'static str) -> IntGauge {
-        self.node.upstream_connections.with_label_values(&[state])
-    }
-
-    /// A key was opened.
-    pub fn vault_opened(&self, took: Duration) {
-        self.node.vault_open.observe(took.as_secs_f64());
-    }
-
-    /// So much of an exchange's time was ours.
-    pub fn overhead(&self, mode: &'static str, took: Duration) {
-        self.node.overhead.with_label_values(&[mode]).observe(took.as_secs_f64());
-    }
-
-    /// A request was searched for tokens.
-    pub fn tokens_looked_up(&self, took: Duration) {
-        self.node.token_lookup.observe(took.as_secs_f64());
+    /// The gauges of upstream connections, idle and active, which all cores share.
+    #[must_use]
+    pub fn upstream_connections(&self) -> (IntGauge, IntGauge) {
+        let of = |state| self.node.upstream_connections.with_label_values(&[state]);
+        (of("idle"), of("active"))
     }
 
     /// So many records of a kind were written since the start.

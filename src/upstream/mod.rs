@@ -8,6 +8,7 @@ pub mod address;
 mod alarm;
 mod connect;
 mod pool;
+mod reply;
 mod verdict;
 
 use std::collections::HashMap;
@@ -19,7 +20,8 @@ use ipnet::IpNet;
 
 use crate::model::Authority;
 pub use connect::Tls;
-pub use pool::{Checkout, Connection, ReplyBody, Upstream};
+pub use pool::{Checkout, Connection, Upstream};
+pub use reply::ReplyBody;
 
 /// A request's body on its way up.
 pub type RequestBody =

@@ -1,16 +1,14 @@
 //! Pools of one core: HTTP/1.1 connections last in, first out; HTTP/2 connections shared.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
-use std::task::{Context, Poll};
 use std::time::Instant;
 
-use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, COOKIE, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version};
-use http_body::{Body, Frame, SizeHint};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -18,21 +16,23 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use super::RequestBody;
 use super::alarm::Alarm;
 use super::connect::{self, Tls};
+use super::reply::{Back, End, ReplyBody};
 use super::{Error, Protocol, Settings, Stage};
 use crate::model::{Authority, OrgId, Scheme};
 
 /// The upstream side of one core.
 pub struct Upstream(Rc<Inner>);
 
-struct Inner {
+pub(super) struct Inner {
     settings: Settings,
     tls: Tls,
     pools: RefCell<HashMap<Place, Pool>>,
+    open: Rc<Cell<usize>>,
 }
 
 /// What connections may be shared by: nothing else may differ between two requests on one.
 #[derive(Clone, PartialEq, Eq, Hash)]
-struct Place {
+pub(super) struct Place {
     org: OrgId,
     scheme: Scheme,
     authority: Authority,
@@ -88,7 +88,7 @@ impl Upstream {
     /// An empty pool with these settings.
     #[must_use]
     pub fn new(settings: Settings, tls: Tls) -> Self {
-        Self(Rc::new(Inner { settings, tls, pools: RefCell::default() }))
+        Self(Rc::new(Inner { settings, tls, pools: RefCell::default(), open: Rc::default() }))
     }
 
     /// What was set.
@@ -123,7 +123,7 @@ impl Upstream {
         let home = Rc::downgrade(&self.0);
         let stream = connect::tcp(settings, &place.authority).await?;
         if place.scheme == Scheme::Http {
-            let sender = Sender::Http1(http1_handshake(stream).await?);
+            let sender = Sender::Http1(http1_handshake(stream, &inner.open).await?);
             return Ok(Connection { sender, place, born, home, alarm: Alarm::default() });
         }
         let want = if inner.only_h2(&place) { Protocol::Http2 } else { want };
@@ -137,11 +137,11 @@ impl Upstream {
         };
         let sender = match stream.get_ref().1.alpn_protocol() {
             Some(b"h2") => {
-                let sender = http2_handshake(stream).await?;
+                let sender = http2_handshake(stream, &inner.open).await?;
                 inner.pools.borrow_mut().entry(place.clone()).or_default().shared = Some((sender.clone(), born));
                 Sender::Http2(sender)
             }
-            _ => Sender::Http1(http1_handshake(stream).await?),
+            _ => Sender::Http1(http1_handshake(stream, &inner.open).await?),
         };
         Ok(Connection { sender, place, born, home, alarm: Alarm::default() })
     }
@@ -163,10 +163,12 @@ impl Upstream {
         pools.retain(|_, of| !of.idle.is_empty() || of.shared.is_some() || of.only_h2);
     }
 
-    /// How many idle connections are held.
+    /// How many connections are held idle, and how many are in use. One that is shared among requests
+    /// counts as in use.
     #[must_use]
-    pub fn idle(&self) -> usize {
-        self.0.pools.borrow().values().map(|of| of.idle.len()).sum()
+    pub fn connections(&self) -> (usize, usize) {
+        let idle = self.0.pools.borrow().values().map(|of| of.idle.len()).sum();
+        (idle, self.0.open.get().saturating_sub(idle))
     }
 }
 
@@ -192,7 +194,7 @@ impl Inner {
         None
     }
 
-    fn give_back(&self, back: Back, alarm: Alarm) {
+    pub(super) fn give_back(&self, back: Back, alarm: Alarm) {
         let Back { sender, place, born, .. } = back;
         if sender.is_closed() {
             return;
@@ -205,7 +207,23 @@ impl Inner {
     }
 }
 
-async fn http1_handshake<S>(stream: S) -> Result<http1::SendRequest<RequestBody>, Error>
+/// An open connection, counted for as long as it lives.
+struct Open(Rc<Cell<usize>>);
+
+impl Open {
+    fn new(all: &Rc<Cell<usize>>) -> Self {
+        all.set(all.get() + 1);
+        Self(Rc::clone(all))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.set(self.0.get().saturating_sub(1));
+    }
+}
+
+async fn http1_handshake<S>(stream: S, all: &Rc<Cell<usize>>) -> Result<http1::SendRequest<RequestBody>, Error>
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + 'static,
 {
@@ -215,13 +233,15 @@ where
         .handshake(TokioIo::new(stream))
         .await
         .map_err(|_| Error::Closed { written: false })?;
+    let open = Open::new(all);
     tokio::task::spawn_local(async move {
+        let _open = open;
         let _ = connection.await;
     });
     Ok(sender)
 }
 
-async fn http2_handshake<S>(stream: S) -> Result<http2::SendRequest<RequestBody>, Error>
+async fn http2_handshake<S>(stream: S, all: &Rc<Cell<usize>>) -> Result<http2::SendRequest<RequestBody>, Error>
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + 'static,
 {
@@ -233,7 +253,9 @@ where
         .handshake(TokioIo::new(stream))
         .await
         .map_err(|_| Error::Closed { written: false })?;
+    let open = Open::new(all);
     tokio::task::spawn_local(async move {
+        let _open = open;
         let _ = connection.await;
     });
     Ok(sender)
@@ -353,93 +375,5 @@ fn settled(reply: Option<Sent>) -> Result<Response<Incoming>, (Error, Option<Req
                 Err((if why.is_parse() { Error::Http } else { Error::Closed { written: true } }, None))
             }
         },
-    }
-}
-
-struct Back {
-    sender: http1::SendRequest<RequestBody>,
-    place: Place,
-    born: Instant,
-    home: Weak<Inner>,
-}
-
-/// How the end of a body is known.
-enum End {
-    /// HTTP/1.1: by its framing. The connection goes back to the pool then.
-    Framed(Option<Back>),
-    /// HTTP/2: by END_STREAM, and by nothing else: hyper also ends a body where its stream is lost
-    /// without an error.
-    Marked,
-}
-
-/// A reply's body. Its connection goes back to the pool at the clean end.
-pub struct ReplyBody {
-    inner: Incoming,
-    end: End,
-    idle: std::time::Duration,
-    alarm: Alarm,
-    /// Whether the alarm counts from the last piece.
-    waiting: bool,
-}
-
-impl ReplyBody {
-    fn new(inner: Incoming, end: End, idle: std::time::Duration, alarm: Alarm) -> Self {
-        let mut body = Self { inner, end, idle, alarm, waiting: false };
-        if body.inner.is_end_stream() {
-            body.ended();
-        }
-        body
-    }
-
-    fn ended(&mut self) {
-        if let End::Framed(back) = &mut self.end
-            && let Some(back) = back.take()
-            && let Some(home) = back.home.upgrade()
-        {
-            home.give_back(back, std::mem::take(&mut self.alarm));
-        }
-    }
-}
-
-impl Body for ReplyBody {
-    type Data = Bytes;
-    type Error = Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        match Pin::new(&mut self.inner).poll_frame(cx) {
-            Poll::Ready(None) if matches!(self.end, End::Marked) && !self.inner.is_end_stream() => {
-                Poll::Ready(Some(Err(Error::Closed { written: true })))
-            }
-            Poll::Ready(None) => {
-                self.ended();
-                Poll::Ready(None)
-            }
-            Poll::Ready(Some(Ok(frame))) => {
-                self.waiting = false;
-                if self.inner.is_end_stream() {
-                    self.ended();
-                }
-                Poll::Ready(Some(Ok(frame)))
-            }
-            Poll::Ready(Some(Err(_))) => {
-                self.end = End::Framed(None);
-                Poll::Ready(Some(Err(Error::Closed { written: true })))
-            }
-            Poll::Pending => {
-                if !std::mem::replace(&mut self.waiting, true) {
-                    let idle = self.idle;
-                    self.alarm.set(idle);
-                }
-                self.alarm.poll(cx).map(|()| Some(Err(Error::Timeout(Stage::Body))))
-            }
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
     }
 }

@@ -1,0 +1,174 @@
+//! What is written when an exchange ends: the outcome of its intents, the metrics, the log line.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::Method;
+
+use super::core::{Core, Line};
+use super::reject::{Code, Fault, Rejection};
+use super::scrub::Hits;
+use super::target::Target;
+use super::tunnel::Tunnel;
+use super::upload::Counted;
+use crate::audit::{Draft, Outcome, OutcomeWord};
+use crate::model::{Authority, ExchangeId, SessionId};
+
+/// What is written when the exchange ends, however it ends.
+pub struct Account {
+    core: Rc<Core>,
+    tunnel: Rc<Tunnel>,
+    exchange: ExchangeId,
+    method: Method,
+    authority: Option<Authority>,
+    started: Instant,
+    counted: Rc<Counted>,
+    drafts: Vec<Draft>,
+    session: Option<SessionId>,
+    rule: Option<Arc<str>>,
+    inert: u32,
+    /// The status that the agent gets; 0 until there is one.
+    pub(super) status: u16,
+    /// What was masked in the reply.
+    pub(super) scrubbed: Hits,
+    closed: bool,
+}
+
+impl Account {
+    /// Opens the account of an exchange.
+    pub fn open(core: Rc<Core>, tunnel: Rc<Tunnel>, exchange: ExchangeId, method: Method) -> Self {
+        let counted = Rc::default();
+        Self {
+            core,
+            tunnel,
+            exchange,
+            method,
+            authority: None,
+            started: Instant::now(),
+            counted,
+            drafts: Vec::new(),
+            session: None,
+            rule: None,
+            inert: 0,
+            status: 0,
+            scrubbed: Hits::default(),
+            closed: false,
+        }
+    }
+
+    /// Whether it is closed.
+    pub(super) fn closed(&self) -> bool {
+        self.closed
+    }
+
+    /// The exchange and its method.
+    pub(super) fn of(&self) -> (ExchangeId, &Method) {
+        (self.exchange, &self.method)
+    }
+
+    /// So long ago the exchange began.
+    pub(super) fn so_far(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// The exchange's byte counters.
+    pub fn counted(&self) -> Rc<Counted> {
+        Rc::clone(&self.counted)
+    }
+
+    /// Where the request goes, once that is known.
+    pub fn to(&mut self, target: &Target) {
+        self.authority = Some(target.authority.clone());
+    }
+
+    /// Where the request goes, if that is known.
+    pub fn authority(&self) -> Option<&Authority> {
+        self.authority.as_ref()
+    }
+
+    /// How many tokens stand where none is swapped.
+    pub fn inert(&mut self, tokens: u32) {
+        self.inert = tokens;
+    }
+
+    /// An intent was recorded: its outcome is owed.
+    pub fn owe(&mut self, session: SessionId, rule: Option<Arc<str>>, draft: Draft) {
+        self.session = Some(session);
+        self.rule = rule;
+        self.drafts.push(draft);
+    }
+
+    /// Drafts of a try that never left: the next try has its own.
+    pub fn abandon(&mut self) {
+        self.drafts.clear();
+    }
+
+    /// Closes the account: the outcome of each intent, the metrics and the log line.
+    pub fn close(&mut self, status: u16, rejection: Option<&Rejection>) {
+        if std::mem::replace(&mut self.closed, true) {
+            return;
+        }
+        self.status = status;
+        let word = match rejection.map(|r| r.code.fault()) {
+            None => OutcomeWord::Ok,
+            Some(Fault::Upstream) => OutcomeWord::UpstreamError,
+            Some(Fault::Denied | Fault::Client) => OutcomeWord::Denied,
+            Some(Fault::Overloaded | Fault::Internal) => OutcomeWord::Internal,
+        };
+        self.settle(word, rejection.map(|r| r.code));
+    }
+
+    /// The reply was cut: by us, by the agent or by the upstream.
+    pub(super) fn cut(&mut self, word: OutcomeWord, code: Option<Code>) {
+        if !std::mem::replace(&mut self.closed, true) {
+            self.settle(word, code);
+        }
+    }
+
+    fn settle(&mut self, word: OutcomeWord, code: Option<Code>) {
+        let duration = self.started.elapsed();
+        let outcome = Outcome {
+            status: (self.status != 0).then_some(self.status),
+            outcome: word,
+            bytes_in: self.counted.bytes_in.get(),
+            bytes_out: self.counted.bytes_out.get(),
+            duration,
+            scrubbed: self.scrubbed.all(),
+        };
+        for draft in self.drafts.drain(..) {
+            draft.finish(outcome);
+        }
+        let metrics = &self.core.shared.metrics;
+        if code.map(Code::fault) == Some(Fault::Upstream) {
+            metrics.upstream_error(code.map_or("", Code::as_str));
+        }
+        for (encoding, count) in self.scrubbed.each() {
+            metrics.scrubbed(encoding.as_str(), count);
+        }
+        metrics.exchange(self.tunnel.mode.as_str(), word.as_str());
+        self.core.timed.exchange(self.tunnel.mode.as_str(), duration);
+        self.core.log(&Line {
+            exchange: self.exchange,
+            mode: self.tunnel.mode,
+            session: self.session,
+            method: self.method.as_str(),
+            authority: self.authority.as_ref(),
+            status: self.status,
+            rule: self.rule.as_deref(),
+            inert_tokens: (self.inert > 0).then_some(self.inert),
+            code: code.map(Code::as_str),
+            fault: code.map(Code::fault),
+            bytes_in: outcome.bytes_in,
+            bytes_out: outcome.bytes_out,
+            duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
+            client: self.tunnel.client.as_deref(),
+        });
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        self.cut(OutcomeWord::Aborted, None);
+    }
+}

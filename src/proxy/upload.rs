@@ -1,0 +1,125 @@
+//! The agent's body on its way up, and what is counted of an exchange's bodies.
+
+use std::cell::Cell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Version};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::relay::BodyError;
+
+/// Bytes counted both ways, shared by the two bodies of an exchange.
+#[derive(Default)]
+pub struct Counted {
+    /// From the agent, body only.
+    pub bytes_in: Cell<u64>,
+    /// To the agent, body only.
+    pub bytes_out: Cell<u64>,
+    /// The agent's body couldn't be read to its end: what follows is not the upstream's fault.
+    pub broken: Cell<bool>,
+}
+
+/// The agent's body on its way up: counted, passed through untouched, bounded in idle time.
+pub struct Upload {
+    inner: Incoming,
+    counted: Rc<Counted>,
+    idle: Idle,
+    /// Over HTTP/2 only END_STREAM ends a body well: hyper also ends it where the agent is lost
+    /// without an error, and half a request must not be sent on as a whole one.
+    marked: bool,
+}
+
+impl Upload {
+    /// The body of a request.
+    pub fn new(inner: Incoming, version: Version, counted: Rc<Counted>, idle: Duration) -> Self {
+        Self { inner, counted, idle: Idle::new(idle), marked: version == Version::HTTP_2 }
+    }
+}
+
+impl Body for Upload {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match Pin::new(&mut self.inner).poll_frame(cx) {
+            Poll::Ready(Some(Ok(mut frame))) => {
+                self.idle.reset();
+                if let Some(data) = frame.data_ref() {
+                    self.counted.bytes_in.set(self.counted.bytes_in.get() + data.len() as u64);
+                }
+                if let Some(trailers) = frame.trailers_mut() {
+                    fit_trailers(trailers);
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(why))) => {
+                self.counted.broken.set(true);
+                Poll::Ready(Some(Err(why.into())))
+            }
+            Poll::Ready(None) if self.marked && !self.inner.is_end_stream() => {
+                self.counted.broken.set(true);
+                Poll::Ready(Some(Err("the agent broke off its request".into())))
+            }
+            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Pending => self.idle.poll(cx).map(|()| {
+                self.counted.broken.set(true);
+                Some(Err("the agent sent nothing for too long".into()))
+            }),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// Trailers can't carry what frames, routes or authenticates a message (RFC 9110 section 6.5.1).
+pub(super) fn fit_trailers(trailers: &mut HeaderMap) {
+    for name in [
+        "authorization",
+        "host",
+        "content-length",
+        "transfer-encoding",
+        "connection",
+        "te",
+        "trailer",
+        "cookie",
+        "set-cookie",
+        "proxy-authorization",
+        "content-encoding",
+        "content-type",
+        "upgrade",
+    ] {
+        trailers.remove(name);
+    }
+}
+
+/// A deadline that costs nothing while pieces keep coming.
+struct Idle {
+    limit: Duration,
+    sleep: Option<Pin<Box<tokio::time::Sleep>>>,
+}
+
+impl Idle {
+    fn new(limit: Duration) -> Self {
+        Self { limit, sleep: None }
+    }
+
+    fn reset(&mut self) {
+        self.sleep = None;
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let limit = self.limit;
+        self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit))).as_mut().poll(cx)
+    }
+}

@@ -1,0 +1,74 @@
+//! The durations that a core measures on the way of each exchange.
+//!
+//! A core adds them up by itself and hands them over at its tick, so that cores share no counter
+//! there. `/metrics` is behind by a tick (`proxy.tick`) at most.
+
+use std::time::Duration;
+
+use prometheus::Histogram;
+use prometheus::local::LocalHistogram;
+
+use super::Metrics;
+use super::metrics::MODES;
+
+/// The durations of one core's exchanges.
+pub struct Timed {
+    exchanges: [LocalHistogram; MODES.len()],
+    overheads: [LocalHistogram; MODES.len()],
+    lookups: LocalHistogram,
+    opens: LocalHistogram,
+    appends: LocalHistogram,
+}
+
+impl Timed {
+    /// Nothing measured yet.
+    #[must_use]
+    pub fn new(metrics: &Metrics) -> Self {
+        let local = |histogram: &Histogram| histogram.local();
+        Self {
+            exchanges: MODES.map(|mode| metrics.duration.with_label_values(&[mode]).local()),
+            overheads: MODES.map(|mode| metrics.node.overhead.with_label_values(&[mode]).local()),
+            lookups: local(&metrics.node.token_lookup),
+            opens: local(&metrics.node.vault_open),
+            appends: local(&metrics.audit_append),
+        }
+    }
+
+    /// An exchange ended.
+    pub fn exchange(&self, mode: &'static str, took: Duration) {
+        observe(&self.exchanges, mode, took);
+    }
+
+    /// A request was handed to its upstream, and so much of the time until then was ours: dialling
+    /// isn't.
+    pub fn overhead(&self, mode: &'static str, took: Duration) {
+        observe(&self.overheads, mode, took);
+    }
+
+    /// A request was searched for tokens.
+    pub fn lookup(&self, took: Duration) {
+        self.lookups.observe(took.as_secs_f64());
+    }
+
+    /// A key was opened.
+    pub fn open(&self, took: Duration) {
+        self.opens.observe(took.as_secs_f64());
+    }
+
+    /// The record of an intent was appended.
+    pub fn append(&self, took: Duration) {
+        self.appends.observe(took.as_secs_f64());
+    }
+
+    /// Hands over what was measured.
+    pub fn flush(&self) {
+        let of_modes = self.exchanges.iter().chain(&self.overheads);
+        of_modes.chain([&self.lookups, &self.opens, &self.appends]).for_each(LocalHistogram::flush);
+    }
+}
+
+fn observe(of_modes: &[LocalHistogram; MODES.len()], mode: &'static str, took: Duration) {
+    if let Some(at) = MODES.iter().position(|m| *m == mode) {
+        of_modes[at].observe(took.as_secs_f64());
+    }
+}
