@@ -1,7 +1,7 @@
 //! The durations that a core measures on the way of each exchange.
 //!
 //! A core adds them up by itself and hands them over at its tick, so that cores share no counter
-//! there. `/metrics` is behind by a tick (`proxy.tick`) at most.
+//! there. `/metrics` is behind by a tick, 100 ms, at most.
 
 use std::time::Duration;
 
