@@ -55,8 +55,15 @@ pub struct Settings {
     pub failures_per_minute: NonZeroU32,
     /// How long a request may take. Default: 30 s.
     pub deadline: Duration,
+    /// From accept, or the end of the last request, to the end of a request's head; and the TLS
+    /// handshake. Default: 10 s.
+    pub head: Duration,
+    /// How old a connection gets; a client simply makes a new one. Default: 60 s.
+    pub age: Duration,
     /// The most connections at once. Default: 256.
     pub connections: usize,
+    /// The most of them that one address beyond loopback has. Default: 64.
+    pub connections_of_one: usize,
 }
 
 impl Default for Settings {
@@ -68,7 +75,10 @@ impl Default for Settings {
             requests_per_second: PER_SECOND,
             failures_per_minute: PER_MINUTE,
             deadline: Duration::from_secs(30),
+            head: Duration::from_secs(10),
+            age: Duration::from_secs(60),
             connections: 256,
+            connections_of_one: 64,
         }
     }
 }

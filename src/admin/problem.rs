@@ -146,7 +146,7 @@ impl From<store::Error> for Problem {
             }
             E::Url(_) | E::Database(_) | E::Migration(_) | E::WrongKek(_) => {
                 tracing::error!(error = %why, "the store can't be used");
-                let detail = "the store doesn't answer; nothing was changed. The log says more";
+                let detail = "the store doesn't answer. A change may have been made or not: look before you repeat it. The log says more";
                 Self::unavailable("store_unavailable", detail)
             }
         }

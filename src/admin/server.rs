@@ -22,15 +22,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
-use super::Peer;
+use super::{Peer, Settings};
 
-/// From accept, or the end of the last request, to the end of a request's head; and the TLS
-/// handshake.
-const HEAD: Duration = Duration::from_secs(10);
-/// How old a connection gets; a client simply makes a new one.
-const AGE: Duration = Duration::from_secs(60);
-/// The part of the connections that one address beyond loopback may have.
-const SHARE: usize = 4;
 /// How long after a failed `accept` the next try comes.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -39,10 +32,11 @@ pub async fn network(
     listener: TcpListener,
     tls: Option<Arc<rustls::ServerConfig>>,
     router: Router,
-    connections: usize,
+    settings: Settings,
     stop: CancellationToken,
 ) {
-    let (permits, tasks) = (Arc::new(Semaphore::new(connections)), TaskTracker::new());
+    let (permits, tasks) = (Arc::new(Semaphore::new(settings.connections)), TaskTracker::new());
+    let settings = Arc::new(settings);
     let tls = tls.map(TlsAcceptor::from);
     let taken = Taken::default();
     loop {
@@ -60,16 +54,16 @@ pub async fn network(
             }
         };
         let _ = stream.set_nodelay(true);
-        let Some(place) = Place::take(&taken, from.ip(), (connections / SHARE).max(1)) else { continue };
-        let (router, tls, stop) = (router.clone(), tls.clone(), stop.clone());
+        let Some(place) = Place::take(&taken, from.ip(), settings.connections_of_one.max(1)) else { continue };
+        let (router, tls, settings, stop) = (router.clone(), tls.clone(), Arc::clone(&settings), stop.clone());
         tasks.spawn(async move {
             let (_permit, _place) = (permit, place);
             let peer = Peer::Network(from);
             match tls {
-                None => connection(stream, peer, router, stop).await,
+                None => connection(stream, peer, router, &settings, stop).await,
                 Some(tls) => {
-                    if let Ok(Ok(stream)) = timeout(HEAD, tls.accept(stream)).await {
-                        connection(stream, peer, router, stop).await;
+                    if let Ok(Ok(stream)) = timeout(settings.head, tls.accept(stream)).await {
+                        connection(stream, peer, router, &settings, stop).await;
                     }
                 }
             }
@@ -95,8 +89,9 @@ pub fn bind_socket(path: &Path) -> std::io::Result<UnixListener> {
 }
 
 /// Serves the API to the data directory's own user until `stop`.
-pub async fn socket(listener: UnixListener, router: Router, connections: usize, stop: CancellationToken) {
-    let (permits, tasks) = (Arc::new(Semaphore::new(connections)), TaskTracker::new());
+pub async fn socket(listener: UnixListener, router: Router, settings: Settings, stop: CancellationToken) {
+    let (permits, tasks) = (Arc::new(Semaphore::new(settings.connections)), TaskTracker::new());
+    let settings = Arc::new(settings);
     let own = rustix::process::geteuid().as_raw();
     loop {
         let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { break };
@@ -114,10 +109,10 @@ pub async fn socket(listener: UnixListener, router: Router, connections: usize, 
             tracing::warn!("somebody else's connection to admin.sock was refused");
             continue;
         }
-        let (router, stop) = (router.clone(), stop.clone());
+        let (router, settings, stop) = (router.clone(), Arc::clone(&settings), stop.clone());
         tasks.spawn(async move {
             let _permit = permit;
-            connection(stream, Peer::Local, router, stop).await;
+            connection(stream, Peer::Local, router, &settings, stop).await;
         });
     }
     tasks.close();
@@ -156,7 +151,7 @@ impl Drop for Place {
     }
 }
 
-async fn connection<S>(stream: S, peer: Peer, router: Router, stop: CancellationToken)
+async fn connection<S>(stream: S, peer: Peer, router: Router, settings: &Settings, stop: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -165,18 +160,17 @@ where
         request.map(axum::body::Body::new)
     });
     let mut server = hyper::server::conn::http1::Builder::new();
-    server.timer(TokioTimer::new()).header_read_timeout(HEAD).max_headers(64).max_buf_size(64 * 1024);
+    server.timer(TokioTimer::new()).header_read_timeout(settings.head).max_headers(64).max_buf_size(64 * 1024);
     let served = server.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
     let mut served = std::pin::pin!(served);
     tokio::select! {
-        _ = served.as_mut() => {}
-        // Whoever neither reads nor ends gives the connection back all the same.
-        () = tokio::time::sleep(AGE) => {}
-        () = stop.cancelled() => {
-            served.as_mut().graceful_shutdown();
-            let _ = timeout(HEAD, served).await;
-        }
+        _ = served.as_mut() => return,
+        () = tokio::time::sleep(settings.age) => {}
+        () = stop.cancelled() => {}
     }
+    // A request that runs gets its answer; whoever doesn't read it gives the connection back all the same.
+    served.as_mut().graceful_shutdown();
+    let _ = timeout(settings.head, served).await;
 }
 
 /// Where a listener is, for people.

@@ -18,8 +18,6 @@ use crate::vault::key::{Key, SealedVersion};
 
 /// How long after a failure the store is asked again.
 const RETRY: Duration = Duration::from_millis(200);
-/// How often what ended long ago is forgotten, and old changes are removed.
-const SWEEP: Duration = Duration::from_secs(60);
 /// How long an ended token or session is remembered, so that its agent is told how it ended.
 const KEEP_ENDED: Duration = Duration::from_secs(3600);
 
@@ -189,7 +187,6 @@ impl Live {
     /// memory holds.
     pub async fn follow(self, mut feed: Feed, reached: watch::Sender<i64>, stop: CancellationToken) {
         let mut out_of_reach = false;
-        let mut swept = tokio::time::Instant::now();
         loop {
             let asked = self.clock.now();
             let step = tokio::select! {
@@ -202,8 +199,11 @@ impl Live {
                         tracing::info!("the store answers again");
                     }
                     out_of_reach = false;
-                    self.registry.mark_fresh(asked);
-                    self.metrics.store_lag(Duration::ZERO);
+                    // Behind a full page there may be a revocation.
+                    if !feed.is_behind() {
+                        self.registry.mark_fresh(asked);
+                        self.metrics.store_lag(Duration::ZERO);
+                    }
                     reached.send_if_modified(|at| std::mem::replace(at, feed.at()) != feed.at());
                 }
                 Err(why) => {
@@ -215,12 +215,27 @@ impl Live {
                     tokio::time::sleep(RETRY).await;
                 }
             }
-            if swept.elapsed() >= SWEEP {
-                swept = tokio::time::Instant::now();
-                self.registry.sweep(self.clock.now(), KEEP_ENDED);
-                if let Err(why) = self.store.prune_changes(self.clock.now()).await {
-                    tracing::warn!(error = %why, "old changes can't be removed");
-                }
+        }
+    }
+
+    /// Forgets and removes what ended long ago, until it is stopped. It is no part of [`Live::follow`]:
+    /// a store that can't be written must not keep anybody from hearing of revocations.
+    pub async fn tidy(self, every: Duration, stop: CancellationToken) {
+        let _ = stop.run_until_cancelled(self.tidy_for_ever(every)).await;
+    }
+
+    async fn tidy_for_ever(&self, every: Duration) {
+        loop {
+            tokio::time::sleep(every).await;
+            let now = self.clock.now();
+            self.registry.sweep(now, KEEP_ENDED);
+            if let Err(why) = self.store.prune_changes(now).await {
+                tracing::warn!(error = %why, "old changes can't be removed");
+            }
+            match self.store.prune_ended(now).await {
+                Ok(0) => {}
+                Ok(count) => tracing::info!(count, "sessions and access requests that ended long ago were removed"),
+                Err(why) => tracing::warn!(error = %why, "what ended long ago can't be removed"),
             }
         }
     }

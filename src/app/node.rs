@@ -59,6 +59,8 @@ pub struct NodeSettings {
     pub routes: HashMap<String, String>,
     /// How long the store may be out of reach before no key is used. Default: 5 s.
     pub max_staleness: Duration,
+    /// How often what ended long ago is removed from memory and store. Default: 60 s.
+    pub tidy: Duration,
     /// The audit chains.
     pub audit: crate::audit::Settings,
 }
@@ -76,6 +78,7 @@ impl Default for NodeSettings {
             extra_ca: Vec::new(),
             routes: HashMap::new(),
             max_staleness: Duration::from_secs(5),
+            tidy: Duration::from_secs(60),
             audit: crate::audit::Settings::default(),
         }
     }
@@ -98,6 +101,7 @@ pub struct Node {
     hard: CancellationToken,
     accepting: Vec<tokio::task::JoinHandle<()>>,
     following: tokio::task::JoinHandle<()>,
+    tidying: tokio::task::JoinHandle<()>,
     reached: watch::Receiver<i64>,
     project: Project,
 }
@@ -198,6 +202,7 @@ impl Node {
             .collect();
         let project = default_project(store, clock.now()).await?;
         shared.registry.put_project(&project);
+        let tidying = tokio::spawn(live.clone().tidy(settings.tidy, hard.clone()));
         let following = tokio::spawn(live.follow(feed, reached_to, hard.clone()));
         Ok(Self {
             forward,
@@ -211,6 +216,7 @@ impl Node {
             hard,
             accepting,
             following,
+            tidying,
             reached,
             project,
         })
@@ -401,6 +407,7 @@ impl Node {
         timer.abort();
         self.hard.cancel();
         let _ = self.following.await;
+        let _ = self.tidying.await;
     }
 }
 

@@ -64,16 +64,15 @@ pub async fn serve(home: &Home, config: Config, source: Source) -> anyhow::Resul
     let drain = config.drain;
     let reload = Arc::new(Reload::new(&node, config.clone(), source));
     let router = admin::router(admin_of_node(home, &store, &node, &config, Arc::clone(&reload), stop.clone())?);
-    let connections = config.admin.connections;
     if let Some(listener) = admin_listener {
         let at = listener.local_addr()?;
         let tls = admin_tls(&node, &config, at)?;
         tracing::info!(address = %server::url(at, tls.is_some()), "admin API");
-        tasks.spawn(server::network(listener, tls, router.clone(), connections, stop.clone()));
+        tasks.spawn(server::network(listener, tls, router.clone(), config.admin.clone(), stop.clone()));
     }
     let socket = home.socket();
     let listener = server::bind_socket(&socket).with_context(|| format!("making {}", socket.display()))?;
-    tasks.spawn(server::socket(listener, router, connections, stop.clone()));
+    tasks.spawn(server::socket(listener, router, config.admin.clone(), stop.clone()));
     for (what, at) in [
         ("forward proxy", node.forward),
         ("forward proxy behind TLS", node.forward_tls),

@@ -87,9 +87,7 @@ async fn run(
         registry: &shared.registry,
     };
     let mut authorized = step!(authorize::authorize(&shared.policies.current(), &question, &identified));
-    if !matches!(authorized, Authorized::Plain) && shared.registry.is_stale(now) {
-        step!(Err(Rejection::new(Code::StoreUnavailable, "the store has been out of reach for too long")));
-    }
+    step!(fresh(core, &authorized));
     let patterns = step!(core.patterns(target.scheme, &target.authority));
     let run = enter(core, &identified, &authorized, session.as_ref());
 
@@ -121,10 +119,11 @@ async fn run(
                 connection
             }
         };
-        // The session is looked at once more: connecting may have taken seconds.
+        // Session and store are looked at only now: connecting may have taken seconds.
         if let Some(ended) = run.as_ref().and_then(|run| run.ended_at(shared.clock.now())) {
             step!(Err(Rejection::from(ended)));
         }
+        step!(fresh(core, &authorized));
         step!(use_keys(
             core,
             tunnel,
@@ -168,6 +167,15 @@ fn who<B>(core: &Core, tunnel: &Tunnel, request: &Request<B>) -> Result<Option<A
             authenticate(core, credentials, tunnel.required)
         }
         _ => Ok(None),
+    }
+}
+
+/// Whether revocations can still be known, where a key is about to be used.
+fn fresh(core: &Core, authorized: &Authorized) -> Result<(), Rejection> {
+    match authorized {
+        Authorized::Plain => Ok(()),
+        _ if !core.shared.registry.is_stale(core.shared.clock.now()) => Ok(()),
+        _ => Err(Rejection::new(Code::StoreUnavailable, "the store has been out of reach for too long")),
     }
 }
 

@@ -1,11 +1,12 @@
 //! Ends the agent's TLS with a leaf for the authority of its CONNECT, and serves HTTP inside.
 
+use std::convert::Infallible;
 use std::rc::Rc;
 use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper::{Request, server};
+use hyper::{Request, Response, server};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::server::Acceptor;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
@@ -16,19 +17,11 @@ use super::Mode;
 use super::core::Core;
 use super::exchange;
 use super::reject::{Code, Rejection};
+use super::relay::Reply;
 use super::tunnel::Tunnel;
+use super::unread::{Paced, Streams};
 use super::wire::Prefixed;
 use crate::model::Host;
-
-/// Runs hyper's tasks on this core.
-#[derive(Clone, Copy)]
-pub struct LocalExecutor;
-
-impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExecutor {
-    fn execute(&self, future: F) {
-        tokio::task::spawn_local(future);
-    }
-}
 
 /// The first byte of a TLS record that carries a handshake (RFC 8446 section 5.1).
 const HANDSHAKE: u8 = 0x16;
@@ -93,7 +86,9 @@ pub async fn serve_http1<S: AsyncRead + AsyncWrite + Unpin + 'static>(core: Rc<C
         .half_close(false)
         .preserve_header_case(false);
     let mode = tunnel.mode;
-    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service(&core, tunnel)));
+    let stream = TokioIo::new(Paced::new(stream, &settings.deadlines));
+    let service = service(&core, tunnel, || |reply| reply);
+    let mut connection = std::pin::pin!(builder.serve_connection(stream, service));
     let ended = tokio::select! {
         biased;
         ended = connection.as_mut() => ended,
@@ -114,7 +109,8 @@ pub async fn serve_http1<S: AsyncRead + AsyncWrite + Unpin + 'static>(core: Rc<C
 /// Serves HTTP/2 on the stream until either side is done.
 async fn serve_http2<S: AsyncRead + AsyncWrite + Unpin + 'static>(core: Rc<Core>, stream: S, tunnel: Rc<Tunnel>) {
     let settings = &core.shared.settings;
-    let mut builder = server::conn::http2::Builder::new(LocalExecutor);
+    let streams = Streams::new(settings.deadlines.unread);
+    let mut builder = server::conn::http2::Builder::new(streams.clone());
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(settings.limits.streams)
@@ -124,7 +120,9 @@ async fn serve_http2<S: AsyncRead + AsyncWrite + Unpin + 'static>(core: Rc<Core>
         .keep_alive_interval(settings.deadlines.head)
         .keep_alive_timeout(settings.deadlines.tls);
     let probe = Rc::clone(&tunnel);
-    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service(&core, tunnel)));
+    let stream = TokioIo::new(Paced::new(stream, &settings.deadlines));
+    let service = service(&core, tunnel, move || streams.begin());
+    let mut connection = std::pin::pin!(builder.serve_connection(stream, service));
     tokio::select! {
         biased;
         _ = connection.as_mut() => {}
@@ -155,19 +153,26 @@ async fn idle(tunnel: &Rc<Tunnel>, limit: Duration) {
     }
 }
 
-fn service(
+/// Serves each request; `begin` is told of it and says what its reply is wrapped in.
+fn service<G, W, B>(
     core: &Rc<Core>,
     tunnel: Rc<Tunnel>,
+    begin: G,
 ) -> impl hyper::service::Service<
     Request<Incoming>,
-    Response = hyper::Response<super::relay::Reply>,
-    Error = std::convert::Infallible,
-    Future = impl Future<Output = Result<hyper::Response<super::relay::Reply>, std::convert::Infallible>> + use<>,
-> + use<> {
+    Response = Response<B>,
+    Error = Infallible,
+    Future = impl Future<Output = Result<Response<B>, Infallible>> + use<G, W, B>,
+> + use<G, W, B>
+where
+    G: Fn() -> W,
+    W: FnOnce(Reply) -> B,
+    B: http_body::Body,
+{
     let core = Rc::clone(core);
     service_fn(move |request| {
         tunnel.begun.set(tunnel.begun.get() + 1);
-        let (core, tunnel) = (Rc::clone(&core), Rc::clone(&tunnel));
-        async move { Ok(exchange::serve(core, tunnel, request).await) }
+        let (core, tunnel, wrap) = (Rc::clone(&core), Rc::clone(&tunnel), begin());
+        async move { Ok(exchange::serve(core, tunnel, request).await.map(wrap)) }
     })
 }

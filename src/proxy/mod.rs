@@ -25,6 +25,7 @@ pub mod scrub;
 pub mod settings;
 pub mod target;
 pub mod tunnel;
+mod unread;
 pub mod upload;
 mod view;
 pub mod wire;

@@ -51,6 +51,10 @@ pub struct Deadlines {
     pub tls: Duration,
     /// Between two pieces of a request's body. Default: 30 s.
     pub idle_body: Duration,
+    /// How long an agent may leave a reply unread. Default: 60 s.
+    pub unread: Duration,
+    /// How long after the end of a connection what its agent still sends is read. Default: 2 s.
+    pub linger: Duration,
 }
 
 impl Default for Settings {
@@ -63,6 +67,8 @@ impl Default for Settings {
                 head: Duration::from_secs(30),
                 tls: Duration::from_secs(10),
                 idle_body: Duration::from_secs(30),
+                unread: Duration::from_secs(60),
+                linger: Duration::from_secs(2),
             },
         }
     }

@@ -19,6 +19,7 @@ use tokio::time::{Instant, timeout_at};
 use super::core::Core;
 use super::identify::strip_scheme;
 use super::reject::{Code, Rejection};
+use super::unread::Paced;
 use super::wire::Prefixed;
 use super::{Mode, blind, exchange, intercept};
 use crate::model::{Authority, Scheme, SessionId};
@@ -260,7 +261,7 @@ enum Then {
 }
 
 /// Answers on the bare connection, before HTTP is served on it.
-async fn refuse<S: AsyncWrite + Unpin>(core: &Core, stream: &mut S, rejection: &Rejection, then: Then) {
+async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(core: &Core, stream: &mut S, rejection: &Rejection, then: Then) {
     let exchange = core.exchange_id();
     core.note_refused(exchange, Mode::Forward, rejection);
     let response = rejection.response(exchange);
@@ -274,6 +275,7 @@ async fn refuse<S: AsyncWrite + Unpin>(core: &Core, stream: &mut S, rejection: &
     bytes.extend_from_slice(response.body());
     let _ = stream.write_all(&bytes).await;
     if then == Then::Close {
+        let mut stream = Paced::new(stream, &core.shared.settings.deadlines);
         let _ = stream.shutdown().await;
     }
 }

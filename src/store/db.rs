@@ -2,11 +2,13 @@
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
 use sqlx::migrate::{Migration, MigrationType, Migrator};
+use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{AssertSqlSafe, ConnectOptions as _, PgPool, Row, SqlSafeStr as _, SqlitePool};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, PgPool, Postgres, Row, SqlSafeStr as _, SqlitePool};
 
 use super::row::{Type, Value};
 use super::{Batch, Error, Settings, Status};
@@ -15,8 +17,45 @@ use crate::model::OrgId;
 /// An open database.
 pub(super) enum Db {
     Sqlite { read: SqlitePool, write: SqlitePool, file: PathBuf, place: String },
-    Postgres { app: PgPool, feed: PgPool, place: String },
+    Postgres { app: PgPool, feed: PgPool, answer: Duration, place: String },
 }
+
+/// A connection that was asked something. Unless it answered it is closed: given back, the pool would
+/// wait for it as long as the network keeps silent.
+pub(super) struct Asked {
+    pub connection: PoolConnection<Postgres>,
+    pub answered: bool,
+}
+
+impl Asked {
+    pub async fn of(pool: &PgPool) -> Result<Self, Error> {
+        Ok(Self { connection: pool.acquire().await?, answered: false })
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.connection.close_on_drop();
+        }
+    }
+}
+
+/// Works on a connection of a PostgreSQL pool for no longer than `limit`.
+macro_rules! asking {
+    ($pool:expr, $limit:expr, |$connection:ident| $work:block) => {{
+        let mut asked = crate::store::db::Asked::of($pool).await?;
+        let work = async {
+            let $connection = &mut *asked.connection;
+            let done: Result<_, crate::store::Error> = async $work.await;
+            done
+        };
+        let done = tokio::time::timeout($limit, work).await;
+        asked.answered = done.is_ok();
+        done.unwrap_or_else(|_| Err(crate::store::Error::no_answer()))
+    }};
+}
+pub(super) use asking;
 
 /// The same statements on either database.
 macro_rules! bound {
@@ -55,12 +94,20 @@ pub(super) async fn act_for(tx: &mut sqlx::PgTransaction<'_>, org: OrgId) -> Res
 }
 
 fn migrations(postgres: bool) -> Migrator {
-    let all = [(
-        1,
-        "spine",
-        include_str!("migrations/sqlite/0001_spine.sql"),
-        include_str!("migrations/postgres/0001_spine.sql"),
-    )];
+    let all = [
+        (
+            1,
+            "spine",
+            include_str!("migrations/sqlite/0001_spine.sql"),
+            include_str!("migrations/postgres/0001_spine.sql"),
+        ),
+        (
+            2,
+            "ended",
+            include_str!("migrations/sqlite/0002_ended.sql"),
+            include_str!("migrations/postgres/0002_ended.sql"),
+        ),
+    ];
     let list = all.into_iter().map(|(number, what, lite, pg)| {
         let sql = if postgres { pg } else { lite };
         Migration::new(number, what.into(), MigrationType::Simple, sql.into_sql_str(), false)
@@ -147,7 +194,7 @@ impl Db {
                 let feed = postgres_pool(settings, feed, 3, Some("set role sallyport_feed")).await?;
                 let app = postgres_pool(settings, options, settings.connections.max(1), Some("set role sallyport_app"))
                     .await?;
-                Ok(Self::Postgres { app, feed, place })
+                Ok(Self::Postgres { app, feed, answer: settings.answer, place })
             }
         }
     }
@@ -211,8 +258,8 @@ impl Db {
                 tx.commit().await?;
                 Ok(last)
             }
-            Self::Postgres { app, .. } => {
-                let mut tx = app.begin().await?;
+            Self::Postgres { app, answer, .. } => asking!(app, *answer, |connection| {
+                let mut tx = connection.begin().await?;
                 act_for(&mut tx, org).await?;
                 let last = carry_out!(&mut tx);
                 sqlx::query("select pg_notify('sallyport_changes', $1)")
@@ -221,7 +268,7 @@ impl Db {
                     .await?;
                 tx.commit().await?;
                 Ok(last)
-            }
+            }),
         }
     }
 
@@ -240,14 +287,14 @@ impl Db {
                     out.push(cells!(row, types));
                 }
             }
-            Self::Postgres { app, .. } => {
-                let mut tx = app.begin().await?;
+            Self::Postgres { app, answer, .. } => asking!(app, *answer, |connection| {
+                let mut tx = connection.begin().await?;
                 act_for(&mut tx, org).await?;
                 for row in bound!(sql, values).fetch_all(&mut *tx).await? {
                     out.push(cells!(row, types));
                 }
-                tx.commit().await?;
-            }
+                Ok(tx.commit().await?)
+            })?,
         }
         Ok(out)
     }
@@ -266,11 +313,12 @@ impl Db {
                     out.push(cells!(row, types));
                 }
             }
-            Self::Postgres { feed, .. } => {
-                for row in bound!(sql, values).fetch_all(feed).await? {
+            Self::Postgres { feed, answer, .. } => asking!(feed, *answer, |connection| {
+                for row in bound!(sql, values).fetch_all(connection).await? {
                     out.push(cells!(row, types));
                 }
-            }
+                Ok(())
+            })?,
         }
         Ok(out)
     }

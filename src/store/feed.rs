@@ -6,9 +6,8 @@ use sqlx::postgres::PgListener;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions as _, Row};
 
-use super::db::Db;
+use super::db::{Db, asking};
 use super::{ChangeKind, Error, Store};
-use crate::model::Timestamp;
 
 /// Something was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +43,7 @@ pub struct Feed {
     at: i64,
     wake: Wake,
     more: bool,
+    behind: bool,
 }
 
 impl Store {
@@ -61,7 +61,7 @@ impl Store {
             Db::Postgres { .. } => Wake::Postgres(None),
         };
         let (at, _) = self.counter().await?;
-        Ok(Feed { store: self.clone(), at, wake, more: false })
+        Ok(Feed { store: self.clone(), at, wake, more: false, behind: false })
     }
 
     /// The number of the last change, and up to which number changes were removed.
@@ -72,39 +72,11 @@ impl Store {
                 let row = sqlx::query(SQL).fetch_one(read).await?;
                 (row.try_get(0)?, row.try_get(1)?)
             }
-            Db::Postgres { feed, .. } => {
-                let row = sqlx::query(SQL).fetch_one(feed).await?;
-                (row.try_get(0)?, row.try_get(1)?)
-            }
+            Db::Postgres { feed, answer, .. } => asking!(feed, *answer, |connection| {
+                let row = sqlx::query(SQL).fetch_one(connection).await?;
+                Ok((row.try_get(0)?, row.try_get(1)?))
+            })?,
         })
-    }
-
-    /// Removes changes older than `store.keep_changes`.
-    ///
-    /// # Errors
-    /// The database can't be reached.
-    pub async fn prune_changes(&self, now: Timestamp) -> Result<(), Error> {
-        const OLDEST: &str = "select coalesce(max(number), 0) from changes where changed_at < $1";
-        const NOTE: &str = "update change_counter set pruned = $1 where id = 1 and pruned < $1";
-        const PRUNE: &str = "delete from changes where number <= $1";
-        let before = now.millis() - i64::try_from(self.settings.keep_changes.as_millis()).unwrap_or(i64::MAX);
-        match &*self.db {
-            Db::Sqlite { write, .. } => {
-                let mut tx = write.begin_with("begin immediate").await?;
-                let upto: i64 = sqlx::query(OLDEST).bind(before).fetch_one(&mut *tx).await?.try_get(0)?;
-                sqlx::query(NOTE).bind(upto).execute(&mut *tx).await?;
-                sqlx::query(PRUNE).bind(upto).execute(&mut *tx).await?;
-                tx.commit().await?;
-            }
-            Db::Postgres { feed, .. } => {
-                let mut tx = feed.begin().await?;
-                let upto: i64 = sqlx::query(OLDEST).bind(before).fetch_one(&mut *tx).await?.try_get(0)?;
-                sqlx::query(NOTE).bind(upto).execute(&mut *tx).await?;
-                sqlx::query(PRUNE).bind(upto).execute(&mut *tx).await?;
-                tx.commit().await?;
-            }
-        }
-        Ok(())
     }
 }
 
@@ -134,7 +106,14 @@ impl Feed {
         }
         let changes = self.read().await?;
         self.more = !changes.is_empty();
+        self.behind = changes.len() >= PAGE as usize;
         Ok(Page::Changes(changes))
+    }
+
+    /// Whether the last page was full, so that there are changes that weren't read yet.
+    #[must_use]
+    pub const fn is_behind(&self) -> bool {
+        self.behind
     }
 
     /// The changes of the last page were taken over.
@@ -151,7 +130,7 @@ impl Feed {
     /// The store can't be reached.
     pub async fn skip(&mut self) -> Result<(), Error> {
         (self.at, _) = self.store.counter().await?;
-        self.more = true;
+        (self.more, self.behind) = (true, false);
         Ok(())
     }
 
@@ -173,12 +152,13 @@ impl Feed {
                 Ok(seen.replace(now) != Some(now))
             }
             Wake::Postgres(listener) => {
-                let Db::Postgres { feed, .. } = &*self.store.db else { return Ok(true) };
+                let Db::Postgres { feed, answer, .. } = &*self.store.db else { return Ok(true) };
                 let listening = match listener {
                     Some(listening) => listening,
                     None => {
                         let mut fresh = PgListener::connect_with(feed).await?;
-                        fresh.listen("sallyport_changes").await?;
+                        let heard = tokio::time::timeout(*answer, fresh.listen("sallyport_changes")).await;
+                        heard.map_err(|_| Error::no_answer())??;
                         // What was committed before the listening began is read at once.
                         *listener = Some(fresh);
                         return Ok(true);
@@ -214,7 +194,12 @@ impl Feed {
         }
         match &*self.store.db {
             Db::Sqlite { read, .. } => take!(sqlx::query(SQL).bind(self.at).bind(PAGE).fetch_all(read).await?),
-            Db::Postgres { feed, .. } => take!(sqlx::query(SQL).bind(self.at).bind(PAGE).fetch_all(feed).await?),
+            Db::Postgres { feed, answer, .. } => {
+                let rows = asking!(feed, *answer, |connection| {
+                    Ok(sqlx::query(SQL).bind(self.at).bind(PAGE).fetch_all(connection).await?)
+                });
+                take!(rows?);
+            }
         }
         Ok(out)
     }

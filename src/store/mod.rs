@@ -12,6 +12,7 @@
 mod batch;
 mod db;
 mod feed;
+mod prune;
 mod query;
 mod records;
 pub mod row;
@@ -67,6 +68,12 @@ pub enum Error {
     Changed,
 }
 
+impl Error {
+    fn no_answer() -> Self {
+        Self::Database("it gave no answer within store.answer".to_owned())
+    }
+}
+
 impl From<sqlx::Error> for Error {
     fn from(why: sqlx::Error) -> Self {
         if let Some(of_database) = why.as_database_error() {
@@ -110,12 +117,17 @@ pub struct Settings {
     pub connections: u32,
     /// How long a connection may take, and how long a locked SQLite file is waited for. Default: 5 s.
     pub timeout: Duration,
+    /// PostgreSQL: how long an answer may take before its connection is given up. Default: 10 s.
+    pub answer: Duration,
     /// How often the feed looks for changes: SQLite's file, and PostgreSQL when no notification
     /// came. Default: 100 ms.
     pub poll: Duration,
     /// How long changes are kept for nodes that were cut off; a node that was away for longer reads
     /// everything again. Default: 1 day.
     pub keep_changes: Duration,
+    /// How long sessions with their tokens are kept after they expired, and access requests after
+    /// they were decided. Default: 30 days.
+    pub keep_ended: Duration,
 }
 
 impl Default for Settings {
@@ -126,8 +138,10 @@ impl Default for Settings {
             feed_url: None,
             connections: 8,
             timeout: Duration::from_secs(5),
+            answer: Duration::from_secs(10),
             poll: Duration::from_millis(100),
             keep_changes: Duration::from_secs(24 * 3600),
+            keep_ended: Duration::from_secs(30 * 24 * 3600),
         }
     }
 }

@@ -10,6 +10,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::lenient::Lenient;
 use super::{Error, Protocol, Settings, Stage, address, verdict};
 use crate::model::{Authority, Host};
 
@@ -70,7 +71,7 @@ fn checked(settings: &Settings, authority: &Authority, found: Vec<SocketAddr>) -
     let mut refused = None;
     let mut good = Vec::with_capacity(found.len());
     for at in found {
-        let own = settings.own_addresses.iter().any(|own| own.port() == at.port() && same_machine(own.ip(), at.ip()));
+        let own = settings.own_addresses.iter().any(|own| own.port() == at.port() && reaches(own.ip(), at.ip()));
         match if own { Err(address::Class::Own) } else { address::check(at.ip(), &settings.allow_private) } {
             Ok(()) => good.push(at),
             Err(class) => refused = Some(class),
@@ -83,8 +84,18 @@ fn checked(settings: &Settings, authority: &Authority, found: Vec<SocketAddr>) -
     }
 }
 
-fn same_machine(ours: IpAddr, theirs: IpAddr) -> bool {
-    ours == theirs || (ours.is_unspecified() && theirs.is_loopback()) || (ours.is_loopback() && theirs.is_unspecified())
+/// Whether what is dialled under `theirs` arrives at what listens on `ours`.
+fn reaches(ours: IpAddr, theirs: IpAddr) -> bool {
+    let (ours, theirs) = (ours.to_canonical(), theirs.to_canonical());
+    if theirs.is_unspecified() {
+        return ours.is_unspecified() || ours.is_loopback();
+    }
+    ours == theirs || (ours.is_unspecified() && (theirs.is_loopback() || is_of_this_machine(theirs)))
+}
+
+/// Only an address of this machine can be bound. It is asked for our own ports alone.
+fn is_of_this_machine(ip: IpAddr) -> bool {
+    std::net::UdpSocket::bind(SocketAddr::new(ip, 0)).is_ok()
 }
 
 /// Does the TLS handshake, verified against the authority's host.
@@ -97,7 +108,7 @@ pub async fn tls(
     authority: &Authority,
     stream: TcpStream,
     want: Protocol,
-) -> Result<TlsStream<TcpStream>, Error> {
+) -> Result<TlsStream<Lenient<TcpStream>>, Error> {
     let name = match &authority.host {
         Host::Name(name) => ServerName::try_from(name.to_string())
             .map_err(|_| Error::Tls("the host's name is none that a certificate can hold".to_owned()))?,
@@ -108,7 +119,7 @@ pub async fn tls(
         Protocol::Any => &tls.any,
         Protocol::Http2 => &tls.h2,
     };
-    let handshake = TlsConnector::from(Arc::clone(config)).connect(name, stream);
+    let handshake = TlsConnector::from(Arc::clone(config)).connect(name, Lenient::new(stream));
     match timeout(settings.deadlines.tls, handshake).await {
         Err(_) => Err(Error::Timeout(Stage::Tls)),
         Ok(Ok(stream)) => Ok(stream),

@@ -7,6 +7,7 @@
 pub mod address;
 mod alarm;
 mod connect;
+mod lenient;
 mod pool;
 mod reply;
 mod verdict;

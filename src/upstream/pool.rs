@@ -16,6 +16,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use super::RequestBody;
 use super::alarm::Alarm;
 use super::connect::{self, Tls};
+use super::lenient::Lenient;
 use super::reply::{Back, End, ReplyBody};
 use super::{Error, Protocol, Settings, Stage};
 use crate::model::{Authority, OrgId, Scheme};
@@ -123,7 +124,7 @@ impl Upstream {
         let home = Rc::downgrade(&self.0);
         let stream = connect::tcp(settings, &place.authority).await?;
         if place.scheme == Scheme::Http {
-            let sender = Sender::Http1(http1_handshake(stream, &inner.open).await?);
+            let sender = Sender::Http1(http1_handshake(Lenient::new(stream), &inner.open).await?);
             return Ok(Connection { sender, place, born, home, alarm: Alarm::default() });
         }
         let want = if inner.only_h2(&place) { Protocol::Http2 } else { want };
