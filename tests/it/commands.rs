@@ -6,3 +6,4 @@ mod everyday;
 mod isolation;
 mod readme;
 mod reload;
+mod store;

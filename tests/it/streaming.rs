@@ -186,6 +186,30 @@ async fn early_refusal_of_an_upload_arrives_while_it_runs() {
     }
 }
 
+#[tokio::test]
+async fn early_refusal_arrives_although_the_upstream_resets_behind_it() {
+    // What is unread when the connection is dropped makes the system reset it.
+    let script = |mut raw: Raw, _| async move {
+        raw.head().await;
+        raw.exactly(65_536).await;
+        raw.send("HTTP/1.1 413 Payload Too Large\r\ncontent-length: 3\r\nconnection: close\r\n\r\nbig").await;
+    };
+    let world = World::build().script(script).start().await;
+    for round in 0..60 {
+        let http2 = round % 2 == 0;
+        let (mut send, body) = Channel::new(1);
+        let mut sender = sender(&world, http2).await;
+        let feeding =
+            tokio::spawn(async move { while send.send_data(Bytes::from_static(&[0; 65_536])).await.is_ok() {} });
+        let reply = soon("the refusal", sender.send(post(&world, http2, body))).await.expect("an answer");
+        assert_eq!(reply.status(), 413, "round {round}, HTTP/2: {http2}");
+        let answer = soon("its body", crate::support::agent::whole(reply)).await;
+        assert_eq!((answer.text().as_str(), answer.whole), ("big", true), "round {round}, HTTP/2: {http2}");
+        drop(sender);
+        soon("the upload's end", feeding).await.expect("fed");
+    }
+}
+
 /// Zeros without end; counts what was taken, and says when it is given up.
 struct Endless(Arc<AtomicUsize>, Arc<Notify>);
 

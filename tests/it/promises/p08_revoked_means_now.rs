@@ -4,8 +4,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
+use sallyport::config::Config;
 use sallyport::vault::key::KeyState;
+use serde_json::json;
 
+use crate::support::door::{Door, text};
 use crate::support::world::HOST;
 use crate::support::{Reply, World};
 
@@ -74,32 +77,17 @@ async fn running_reply_is_cut_within_a_second_and_is_not_given_as_whole() {
 
 #[tokio::test]
 async fn revocation_by_another_process_takes_effect_within_a_second() {
-    use sallyport::admin::{self, Peer};
-    use sallyport::app::server::admin_alone;
-    use sallyport::config::Config;
-    use tower::ServiceExt as _;
     let world = World::start().await;
-    // What another process does: the admin API on the same data directory, with an audit chain of its own.
-    let other = admin::router(admin_alone(&world.home, &Config::default()).await.expect("the admin API"));
-    let call = async |method: &str, path: String, body: serde_json::Value| -> serde_json::Value {
-        let request = http::Request::builder().method(method).uri(path).header("content-type", "application/json");
-        let mut request = request.body(axum::body::Body::from(body.to_string())).expect("a request");
-        request.extensions_mut().insert(Peer::Local);
-        let response = other.clone().oneshot(request).await.expect("an answer");
-        let status = response.status();
-        let bytes = response.into_body().collect().await.expect("whole").to_bytes();
-        assert!(status.is_success(), "{status}: {}", String::from_utf8_lossy(&bytes));
-        serde_json::from_slice(&bytes).unwrap_or_default()
-    };
-    let json = |text: &str| serde_json::from_str::<serde_json::Value>(text).expect("JSON");
-    let key = json(&format!("{{\"name\":\"stored\",\"value\":\"sk-stored-0123456789\",\"hosts\":[\"{HOST}\"]}}"));
-    call("POST", "/api/v1/api-keys".into(), key).await;
-    let session = call("POST", "/api/v1/mcp/sessions".into(), json("{\"keys\":[\"stored\"]}")).await;
-    let id = session["id"].as_str().expect("an id").to_owned();
-    let token = call("POST", format!("/api/v1/mcp/sessions/{id}/keys/stored/proxy-token"), json("{}")).await;
+    let other = Door::open(&world.home, &Config::default()).await;
+    let key = json!({"name": "stored", "value": "sk-stored-0123456789", "hosts": [HOST]});
+    other.call("POST", "/api/v1/api-keys", &key).await;
+    let session = other.call("POST", "/api/v1/mcp/sessions", &json!({"keys": ["stored"]})).await;
+    let id = text(&session, "id");
+    let mint = format!("/api/v1/mcp/sessions/{id}/keys/stored/proxy-token");
+    let token = other.call("POST", &mint, &json!({})).await;
     let ask = async || {
         let request = http::Request::get("/").header("host", HOST);
-        let value = format!("Bearer {}", token["value"].as_str().expect("a value"));
+        let value = format!("Bearer {}", text(&token, "value"));
         let request = request.header("authorization", value).body(Full::new(Bytes::new())).expect("a request");
         // One that runs at that very moment is cut, perhaps before its answer begins.
         match world.agent().http1(HOST).await.send(request).await {
@@ -121,7 +109,7 @@ async fn revocation_by_another_process_takes_effect_within_a_second() {
     let received = world.upstream.received().pop().expect("received");
     assert_eq!(received.header("authorization"), "Bearer sk-stored-0123456789");
     // A rotation cuts nothing, and the new value is used within a second too.
-    call("POST", "/api/v1/api-keys/stored/rotate".into(), json("{\"value\":\"sk-rotated-0123456789\"}")).await;
+    other.call("POST", "/api/v1/api-keys/stored/rotate", &json!({"value":"sk-rotated-0123456789"})).await;
     let began = Instant::now();
     loop {
         assert_eq!(ask().await.expect("a rotation cuts nothing").status, 200);
@@ -131,14 +119,14 @@ async fn revocation_by_another_process_takes_effect_within_a_second() {
         }
         assert!(began.elapsed() < Duration::from_secs(1));
     }
-    call("PUT", "/api/v1/api-keys/stored".into(), json("{\"state\":\"disabled\"}")).await;
+    other.call("PUT", "/api/v1/api-keys/stored", &json!({"state":"disabled"})).await;
     within_a_second("key_disabled").await;
-    call("PUT", "/api/v1/api-keys/stored".into(), json("{\"state\":\"enabled\"}")).await;
+    other.call("PUT", "/api/v1/api-keys/stored", &json!({"state":"enabled"})).await;
     within_a_second("").await;
-    let token = token["id"].as_str().expect("an id");
-    call("DELETE", format!("/api/v1/mcp/proxy-tokens/{token}"), json("{}")).await;
+    let token = text(&token, "id");
+    other.call("DELETE", &format!("/api/v1/mcp/proxy-tokens/{token}"), &json!({})).await;
     within_a_second("token_revoked").await;
-    call("DELETE", format!("/api/v1/mcp/sessions/{id}"), json("{}")).await;
+    other.call("DELETE", &format!("/api/v1/mcp/sessions/{id}"), &json!({})).await;
     within_a_second("session_revoked").await;
 }
 

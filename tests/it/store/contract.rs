@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use sallyport::model::OrgId;
-use sallyport::session::records::{Grant, Project, Session, Standing, Token};
+use sallyport::model::{Environment, OrgId, RequestId, ToolId};
+use sallyport::session::records::{AccessRequest, Grant, Project, RequestState, Session, Standing, Token, Tool};
 use sallyport::store::{ChangeKind, Error, Feed, Find, Page, Store};
 use sallyport::vault::key::{Key, KeyState, SealedVersion};
 
@@ -39,6 +39,8 @@ on_both! {
     changes_of_another_process_arrive_in_commit_order_and_within_a_second,
     changes_that_were_not_taken_come_again,
     reader_that_slept_too_long_is_told_of_the_gap,
+    what_ended_long_ago_is_removed_and_nothing_else,
+    what_ended_is_removed_a_piece_at_a_time,
     organisations_do_not_see_each_other,
     lists_come_in_pages,
     times_and_texts_of_every_kind_survive,
@@ -197,6 +199,94 @@ async fn reader_that_slept_too_long_is_told_of_the_gap(case: Case) {
     assert_eq!(feed.peek().await.expect("the store answers"), Page::Gap);
     feed.skip().await.expect("the store answers");
     assert_eq!(next(&mut feed).await, []);
+}
+
+/// A session of this key that ended so long ago, with its grant and token.
+fn ended(project: &Project, key: &Key, ago: Duration) -> (Session, Grant, Token) {
+    let (session, grant, token) = session(project, key);
+    let expires_at = sallyport::model::Timestamp(now().millis() - i64::try_from(ago.as_millis()).expect("fits"));
+    (Session { expires_at, ..session }, grant, Token { expires_at, ..token })
+}
+
+fn asked(project: &Project, tool: &Tool, decided: Option<Duration>) -> AccessRequest {
+    AccessRequest {
+        id: RequestId::generate(),
+        org: project.org,
+        project: project.id,
+        tool: tool.id,
+        environment: Environment::Development,
+        keys: vec!["stripe".parse().expect("a name")],
+        justification: "a test".to_owned(),
+        duration_secs: 60,
+        state: if decided.is_some() { RequestState::Denied } else { RequestState::Pending },
+        decided_by: String::new(),
+        session: None,
+        created_at: sallyport::model::Timestamp(0),
+        decided_at: decided
+            .map(|ago| sallyport::model::Timestamp(now().millis() - i64::try_from(ago.as_millis()).expect("fits"))),
+    }
+}
+
+async fn what_ended_long_ago_is_removed_and_nothing_else(case: Case) {
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+    // One organisation's age is not another's.
+    for org in [ORG, OrgId::from_bytes([7; 16])] {
+        let project = project(org, "payments");
+        let key = key(&project, "stripe");
+        let tool = Tool {
+            id: ToolId::generate(),
+            org,
+            project: project.id,
+            name: "worker".parse().expect("a name"),
+            description: String::new(),
+            keys: vec!["*".to_owned()],
+            environments: vec![Environment::Development],
+            max_session_secs: 60,
+            enabled: true,
+            created_at: now(),
+        };
+        let version = sealed(&case, &key, 1, "sk-live-12345678");
+        let batch = case.store.batch(org).insert(&project).insert(&key).insert(&version).insert(&tool);
+        case.store.commit(batch).await.expect("committed");
+        let old = ended(&project, &key, 31 * DAY);
+        let kept = [ended(&project, &key, 29 * DAY), ended(&project, &key, Duration::ZERO), session(&project, &key)];
+        let (gone, decided, pending) = (
+            asked(&project, &tool, Some(31 * DAY)),
+            asked(&project, &tool, Some(29 * DAY)),
+            asked(&project, &tool, None),
+        );
+        let mut batch = case.store.batch(org).insert(&gone).insert(&decided).insert(&pending);
+        for (session, grant, token) in kept.iter().chain([&old]) {
+            batch = batch.insert(session).insert(grant).insert(token);
+        }
+        case.store.commit(batch).await.expect("committed");
+        assert_eq!(case.store.prune_ended(now()).await.expect("removed"), 2, "a session and a request");
+        assert_eq!(case.store.prune_ended(now()).await.expect("removed"), 0);
+        for (session, grant, token) in &kept {
+            assert_eq!(case.store.get(org, session.id).await.expect("read").as_ref(), Some(session));
+            assert_eq!(case.store.get(org, grant.id).await.expect("read").as_ref(), Some(grant));
+            assert_eq!(case.store.get(org, token.id).await.expect("read").as_ref(), Some(token));
+        }
+        assert_eq!(case.store.get::<Session>(org, old.0.id).await.expect("read"), None);
+        assert_eq!(case.store.get::<Grant>(org, old.1.id).await.expect("read"), None);
+        assert_eq!(case.store.get::<Token>(org, old.2.id).await.expect("read"), None);
+        let left: Vec<AccessRequest> = case.store.find(org, Find::all()).await.expect("read");
+        assert_eq!(left.iter().map(|r| r.id).collect::<Vec<_>>(), [decided.id, pending.id]);
+        assert_eq!(case.store.get(org, key.id).await.expect("read"), Some(key));
+    }
+}
+
+async fn what_ended_is_removed_a_piece_at_a_time(case: Case) {
+    let (project, key, ..) = committed(&case).await;
+    let day = Duration::from_secs(24 * 3600);
+    for _ in 0..11 {
+        let batch = (0..1000).fold(case.store.batch(ORG), |batch, _| batch.insert(&ended(&project, &key, 40 * day).0));
+        case.store.commit(batch).await.expect("committed");
+    }
+    let first = case.store.prune_ended(now()).await.expect("removed");
+    assert_eq!(first, 10_000, "a call is bounded");
+    assert_eq!(case.store.prune_ended(now()).await.expect("removed"), 1000);
+    assert_eq!(case.store.find::<Session>(ORG, Find::all()).await.expect("read").len(), 1, "the one that is live");
 }
 
 async fn organisations_do_not_see_each_other(case: Case) {

@@ -17,6 +17,9 @@ use sallyport::vault::Vault;
 use sallyport::vault::key::{Key, KeyState, SealedVersion};
 use tempfile::TempDir;
 
+use crate::support::postgres::Database;
+pub use crate::support::postgres::sql;
+
 /// A data directory with an open store.
 pub struct Case {
     pub dir: TempDir,
@@ -42,30 +45,10 @@ impl Case {
         Self::open(Settings::default()).await
     }
 
-    /// A case on a database of its own; `None` where no PostgreSQL runs for the tests, which only
-    /// the fast run may do without.
+    /// A case on a database of its own; `None` where no PostgreSQL runs for the tests.
     pub async fn postgres() -> Option<Self> {
-        let Ok(socket) = std::env::var("SALLYPORT_TEST_POSTGRES") else {
-            assert!(std::env::var_os("SALLYPORT_TEST_ALL").is_none(), "the whole run needs PostgreSQL");
-            eprintln!("no PostgreSQL: skipped");
-            return None;
-        };
-        let name = format!("t{}", SessionId::generate().to_string().replace('-', ""));
-        sql(&socket, "postgres", &format!("create database {name}")).await;
-        let url = format!("postgres://tester@localhost/{name}?host={socket}");
-        Some(Self::open(Settings { url, ..Settings::default() }).await)
+        Some(Self::open(Database::fresh().await?.settings()).await)
     }
-}
-
-/// Runs a statement as the tests' PostgreSQL user, who is no superuser.
-pub async fn sql(socket: &str, database: &str, statement: &str) -> String {
-    let psql = tokio::process::Command::new("psql")
-        .args(["-h", socket, "-U", "tester", "-d", database, "-At", "-v", "ON_ERROR_STOP=1", "-c", statement])
-        .output()
-        .await
-        .expect("psql runs");
-    assert!(psql.status.success(), "{statement}: {}", String::from_utf8_lossy(&psql.stderr));
-    String::from_utf8_lossy(&psql.stdout).trim().to_owned()
 }
 
 pub fn now() -> Timestamp {

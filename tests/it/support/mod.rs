@@ -4,8 +4,12 @@
 pub mod agent;
 pub mod apart;
 pub mod binary;
+pub mod door;
 pub mod emitted;
+pub mod forwarder;
 pub mod frames;
+pub mod names;
+pub mod postgres;
 pub mod raw;
 pub mod upstream;
 pub mod world;

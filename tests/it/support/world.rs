@@ -50,6 +50,7 @@ pub struct Build {
     slots: Vec<Slot>,
     policy: Option<&'static str>,
     settings: Box<dyn FnOnce(&mut NodeSettings)>,
+    store: Settings,
 }
 
 impl Build {
@@ -99,6 +100,11 @@ impl Build {
         self
     }
 
+    pub fn store(mut self, settings: Settings) -> Self {
+        self.store = settings;
+        self
+    }
+
     pub fn settings(mut self, change: impl FnOnce(&mut NodeSettings) + 'static) -> Self {
         self.settings = Box::new(change);
         self
@@ -122,7 +128,7 @@ impl Build {
         };
         let root = dir.path().join("upstream-ca.pem");
         std::fs::write(&root, &upstream.ca_pem).expect("written");
-        let store = Store::open(Settings::default(), home.dir(), home.keyring()).await.expect("a store");
+        let store = Store::open(self.store, home.dir(), home.keyring()).await.expect("a store");
         let mut settings = NodeSettings { extra_ca: vec![root], ..NodeSettings::default() };
         for host in [HOST, OTHER] {
             let authority = Authority::parse(host, 443).expect("an authority");
@@ -168,6 +174,7 @@ impl World {
             slots: vec![Slot::Bearer],
             policy: None,
             settings: Box::new(|_| {}),
+            store: Settings::default(),
         }
     }
 
