@@ -86,9 +86,10 @@ pub async fn serve_http1<S: AsyncRead + AsyncWrite + Unpin + 'static>(core: Rc<C
         .half_close(false)
         .preserve_header_case(false);
     let mode = tunnel.mode;
-    let stream = TokioIo::new(Paced::new(stream, &settings.deadlines));
-    let service = service(&core, tunnel, || |reply| reply);
-    let mut connection = std::pin::pin!(builder.serve_connection(stream, service));
+    let stream = Paced::new(stream, &settings.deadlines);
+    let replies = stream.replies();
+    let service = service(&core, tunnel, move || replies.clone());
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
     let ended = tokio::select! {
         biased;
         ended = connection.as_mut() => ended,

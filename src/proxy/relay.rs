@@ -13,7 +13,7 @@ use http_body::{Body, Frame, SizeHint};
 use super::account::Account;
 use super::forward;
 use super::reject::{Code, Rejection};
-use super::running::Run;
+use super::running::{Run, Stop};
 use super::scrub::{Hits, PatternSet, Scrubber};
 use super::upload::fit_trailers;
 use crate::audit::OutcomeWord;
@@ -27,6 +27,16 @@ pub enum Reply {
     Own(Option<Bytes>),
     /// The upstream's reply.
     Upstream(Box<Download>),
+}
+
+impl Reply {
+    /// What tells that its exchange has to stop, if anything may.
+    pub fn stop(&self) -> Option<Stop> {
+        match self {
+            Self::Own(_) => None,
+            Self::Upstream(download) => download.run.as_ref().map(Run::stop),
+        }
+    }
 }
 
 /// The upstream's body on its way down.

@@ -71,6 +71,16 @@ impl Running {
     }
 }
 
+/// Whether an exchange has to stop, for those who hold up its reply.
+pub struct Stop(Rc<Entry>);
+
+impl Stop {
+    /// Whether it has to; the task that polled the reply last is woken when it does.
+    pub fn is_said(&self) -> bool {
+        self.0.ended.get().is_some()
+    }
+}
+
 impl Entry {
     fn ended_at(&self, now: Timestamp) -> Option<Ended> {
         let tokens = self.tokens.iter().find_map(|token| token.ended(now));
@@ -79,6 +89,11 @@ impl Entry {
 }
 
 impl Run {
+    /// What tells others that the exchange has to stop.
+    pub fn stop(&self) -> Stop {
+        Stop(Rc::clone(&self.entry))
+    }
+
     /// Whether the exchange may not go on at `now`, and why.
     pub fn ended_at(&self, now: Timestamp) -> Option<Ended> {
         self.entry.ended_at(now)

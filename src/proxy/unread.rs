@@ -3,7 +3,8 @@
 //!
 //! Over HTTP/1.1 such an agent stops the connection's writes ([`Paced`]). Over HTTP/2 it can read the
 //! connection and still give one stream no window; then nothing is written and nobody polls the
-//! reply's body, so the task that sends the stream has a deadline of its own ([`Streams`]).
+//! reply's body, so the task that sends the stream has a deadline of its own ([`Streams`]). For the
+//! same reason both look whether the exchange has to stop: its reply isn't polled to tell.
 //!
 //! And replies that an agent could not read: if a connection is closed while its agent still sends, the
 //! system resets it, and our last words may be lost. So what comes is read for a moment longer
@@ -17,16 +18,20 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
+use super::relay::{BodyError, Reply};
+use super::running::Stop;
 use super::settings::Deadlines;
 
 /// An agent's stream. Its writes fail when nothing could be written for a while, and its end waits
 /// for the agent's.
 pub struct Paced<S> {
     stream: S,
+    progress: Rc<Progress>,
     limit: Duration,
     linger: Duration,
     waiting: Option<Pin<Box<Sleep>>>,
@@ -37,13 +42,25 @@ impl<S> Paced<S> {
     /// A stream within these deadlines.
     pub fn new(stream: S, deadlines: &Deadlines) -> Self {
         let Deadlines { unread, linger, .. } = *deadlines;
-        Self { stream, limit: unread, linger, waiting: None, lingering: None }
+        Self { stream, progress: Rc::default(), limit: unread, linger, waiting: None, lingering: None }
+    }
+
+    /// What wraps each reply of the connection, which has one at a time.
+    pub fn replies(&self) -> impl Fn(Reply) -> Reply + Clone + use<S> {
+        let progress = Rc::clone(&self.progress);
+        move |reply| {
+            progress.stop.replace(reply.stop());
+            reply
+        }
     }
 
     fn paced<T>(&mut self, cx: &mut Context<'_>, done: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if done.is_ready() {
             self.waiting = None;
             return done;
+        }
+        if self.progress.is_stopped() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
         let limit = self.limit;
         ready!(self.waiting.get_or_insert_with(|| Box::pin(sleep(limit))).as_mut().poll(cx));
@@ -102,15 +119,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Paced<S> {
     }
 }
 
-/// When a piece of a stream's reply was handed over that the next one still waits behind.
-type Handed = Rc<Cell<Option<Instant>>>;
+/// How far a reply is.
+#[derive(Default)]
+struct Progress {
+    /// When a piece was handed over that the next one still waits behind.
+    handed: Cell<Option<Instant>>,
+    stop: RefCell<Option<Stop>>,
+}
+
+impl Progress {
+    fn is_stopped(&self) -> bool {
+        self.stop.borrow().as_ref().is_some_and(Stop::is_said)
+    }
+}
 
 /// Runs the streams of an HTTP/2 connection on this core, each no longer than its agent reads.
 #[derive(Clone)]
 pub struct Streams {
     limit: Duration,
     /// The stream whose request was taken and whose task is started next.
-    next: Rc<RefCell<Option<Handed>>>,
+    next: Rc<RefCell<Option<Rc<Progress>>>>,
 }
 
 impl Streams {
@@ -120,10 +148,13 @@ impl Streams {
     }
 
     /// A request was taken; hyper starts the stream's task right after it. What wraps its reply.
-    pub fn begin(&self) -> impl FnOnce(super::relay::Reply) -> Watched<super::relay::Reply> + use<> {
-        let handed = Handed::default();
-        self.next.replace(Some(Rc::clone(&handed)));
-        move |body| Watched { body, handed }
+    pub fn begin(&self) -> impl FnOnce(Reply) -> Watched + use<> {
+        let progress: Rc<Progress> = Rc::default();
+        self.next.replace(Some(Rc::clone(&progress)));
+        move |reply| {
+            progress.stop.replace(reply.stop());
+            Watched { reply, progress }
+        }
     }
 }
 
@@ -132,21 +163,24 @@ impl<F: Future + 'static> hyper::rt::Executor<F> for Streams {
         let limit = self.limit;
         match self.next.take() {
             None => drop(tokio::task::spawn_local(future)),
-            Some(handed) => drop(tokio::task::spawn_local(while_read(future, handed, limit))),
+            Some(progress) => drop(tokio::task::spawn_local(while_read(future, progress, limit))),
         }
     }
 }
 
-/// The future to its end, or dropped where a piece of its reply went nowhere for too long; a stream that
-/// is dropped is reset.
-async fn while_read<F: Future>(future: F, handed: Handed, limit: Duration) {
+/// The future to its end, or dropped where a piece of its reply goes nowhere: for too long, or while the
+/// exchange has to stop. A stream that is dropped is reset.
+async fn while_read<F: Future>(future: F, progress: Rc<Progress>, limit: Duration) {
     let mut future = pin!(future);
     let mut alarm: Option<Pin<Box<Sleep>>> = None;
     poll_fn(|cx| {
         if future.as_mut().poll(cx).is_ready() {
             return Poll::Ready(());
         }
-        let Some(since) = handed.get() else { return Poll::Pending };
+        let Some(since) = progress.handed.get() else { return Poll::Pending };
+        if progress.is_stopped() {
+            return Poll::Ready(());
+        }
         let alarm = alarm.get_or_insert_with(|| Box::pin(sleep(limit)));
         alarm.as_mut().reset(since + limit);
         alarm.as_mut().poll(cx)
@@ -155,26 +189,26 @@ async fn while_read<F: Future>(future: F, handed: Handed, limit: Duration) {
 }
 
 /// A reply's body that notes when a piece was handed over.
-pub struct Watched<B> {
-    body: B,
-    handed: Handed,
+pub struct Watched {
+    reply: Reply,
+    progress: Rc<Progress>,
 }
 
-impl<B: Body + Unpin> Body for Watched<B> {
-    type Data = B::Data;
-    type Error = B::Error;
+impl Body for Watched {
+    type Data = Bytes;
+    type Error = BodyError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(cx);
-        self.handed.set(polled.is_ready().then(Instant::now));
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let polled = Pin::new(&mut self.reply).poll_frame(cx);
+        self.progress.handed.set(polled.is_ready().then(Instant::now));
         polled
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.reply.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.reply.size_hint()
     }
 }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use http::Request;
 use http_body_util::Full;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
 use crate::support::agent::{Agent, http1_on};
@@ -20,12 +20,13 @@ async fn ask(proxy: SocketAddr, authority: &str) -> RawReply {
     raw.reply().await.expect("an answer")
 }
 
-/// A server that answers every connection.
+/// A server that answers the first bytes of every connection.
 async fn answering(at: &str) -> SocketAddr {
     let listener = TcpListener::bind(at).await.expect("a port");
     let at = listener.local_addr().expect("an address");
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.read(&mut [0; 4096]).await;
             let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nhi").await;
         }
     });

@@ -75,7 +75,7 @@ async fn refuses_until_it_is_back(world: World, cut: impl AsyncFnOnce(), back: i
 
 #[tokio::test]
 async fn node_cut_off_from_postgresql_injects_nothing_until_it_is_back() {
-    for line in [Line::Cut, Line::Silent] {
+    for line in [Line::Cut, Line::Silent, Line::Faltering] {
         let Some(database) = Database::fresh().await else { return };
         let between = Forwarder::start(To::Unix(database.file())).await;
         let world = build(database.through(between.addr.port())).start().await;
@@ -113,7 +113,7 @@ async fn node_whose_sqlite_file_is_locked_injects_nothing_until_it_is_free() {
 
 #[tokio::test]
 async fn what_was_revoked_while_a_node_was_cut_off_is_not_used_once_more() {
-    for line in [Line::Cut, Line::Silent] {
+    for line in [Line::Cut, Line::Silent, Line::Faltering] {
         let Some(database) = Database::fresh().await else { return };
         let between = Forwarder::start(To::Unix(database.file())).await;
         let world = build(database.through(between.addr.port())).start().await;

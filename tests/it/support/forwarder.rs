@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use tokio::io::copy_bidirectional;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::watch;
 
@@ -25,6 +25,8 @@ pub enum Line {
     /// Connections stay open and say nothing, also after the line is open again: what a firewall does
     /// that forgot them.
     Silent,
+    /// The same, after one more answer: a connection that seems sound when it is tried.
+    Faltering,
 }
 
 pub struct Forwarder {
@@ -57,21 +59,37 @@ impl Forwarder {
 }
 
 async fn lead(mut here: TcpStream, to: To, mut line: watch::Receiver<Line>) {
-    let copied = async {
-        let mut there: Box<dyn Stream> = match to {
-            To::Tcp(addr) => Box::new(TcpStream::connect(addr).await.expect("it listens")),
-            To::Unix(path) => Box::new(UnixStream::connect(path).await.expect("it listens")),
-        };
-        let _ = copy_bidirectional(&mut here, &mut there).await;
+    if *line.borrow() == Line::Cut {
+        return;
+    }
+    let mut there: Box<dyn Stream> = match to {
+        To::Tcp(addr) => Box::new(TcpStream::connect(addr).await.expect("it listens")),
+        To::Unix(path) => Box::new(UnixStream::connect(path).await.expect("it listens")),
     };
     let ended = tokio::select! {
         biased;
         changed = line.wait_for(|line| *line != Line::Open) => changed.map_or(Line::Cut, |line| *line),
-        () = copied => Line::Cut,
+        _ = copy_bidirectional(&mut here, &mut there) => Line::Cut,
     };
-    if ended == Line::Silent {
+    if ended == Line::Faltering && one_answer(&mut here, &mut there).await.is_err() {
+        return;
+    }
+    if matches!(ended, Line::Silent | Line::Faltering) {
         // Held to the end of the test.
-        let _held = here;
         std::future::pending::<()>().await;
+    }
+}
+
+/// Passes on what is asked up to the first answer.
+async fn one_answer(here: &mut TcpStream, there: &mut Box<dyn Stream>) -> std::io::Result<()> {
+    let (mut question, mut answer) = ([0; 4096], [0; 4096]);
+    loop {
+        tokio::select! {
+            len = here.read(&mut question) => match len? {
+                0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+                len => there.write_all(&question[..len]).await?,
+            },
+            len = there.read(&mut answer) => return here.write_all(&answer[..len?]).await,
+        }
     }
 }
