@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::audit::SharedWriter;
 use crate::model::{Clock, KeyId};
 use crate::session::records::{Grant, Project, Session, Token, Tool};
-use crate::session::registry::{Kept, Registry};
+use crate::session::registry::{Kept, Moment, Registry};
 use crate::store::{Change, ChangeKind, Error, Feed, Page, Record, Store};
 use crate::telemetry::Metrics;
 use crate::vault::Vault;
@@ -44,13 +44,15 @@ impl Live {
     /// # Errors
     /// The store can't be reached.
     pub async fn load(&self) -> Result<(), Error> {
-        self.read_all().await.map(|_| ())
+        let asked = Moment::now(&*self.clock);
+        self.read_all().await?;
+        self.registry.mark_fresh(asked);
+        Ok(())
     }
 
     /// The same; also what was read.
     async fn read_all(&self) -> Result<Kept, Error> {
         let mut kept = Kept::default();
-        let asked = self.clock.now();
         self.each(|project: Project| self.registry.put_project(&project)).await?;
         self.each(|tool: Tool| self.registry.put_tool(&tool)).await?;
         let mut versions: HashMap<KeyId, Vec<SealedVersion>> = HashMap::new();
@@ -71,7 +73,6 @@ impl Live {
             self.registry.put_token(&token);
         })
         .await?;
-        self.registry.mark_fresh(asked);
         Ok(kept)
     }
 
@@ -188,7 +189,7 @@ impl Live {
     pub async fn follow(self, mut feed: Feed, reached: watch::Sender<i64>, stop: CancellationToken) {
         let mut out_of_reach = false;
         loop {
-            let asked = self.clock.now();
+            let asked = Moment::now(&*self.clock);
             let step = tokio::select! {
                 step = self.step(&mut feed) => step,
                 () = stop.cancelled() => return,
@@ -211,7 +212,7 @@ impl Live {
                         tracing::error!(error = %why, "the store can't be reached; tokens and keys are those known so far");
                     }
                     out_of_reach = true;
-                    self.metrics.store_lag(self.registry.staleness(asked));
+                    self.metrics.store_lag(self.registry.staleness(asked).unwrap_or_default());
                     tokio::time::sleep(RETRY).await;
                 }
             }

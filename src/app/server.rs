@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::model::{Host, OrgId, PrincipalId, SessionSecret};
 use crate::policy::{Library, Problem};
 use crate::session::records::{Principal, Role};
+use crate::session::registry::Moment;
 use crate::shutdown::{Ask, Signals};
 use crate::store::{Find, Store};
 use crate::telemetry::{self, Metrics};
@@ -203,7 +204,7 @@ fn admin_of_node(
         if stop.is_cancelled() {
             return Some("the node is stopping".to_owned());
         }
-        registry.is_stale(clock.now()).then(|| "the store has been out of reach for too long".to_owned())
+        registry.is_stale(Moment::now(&*clock)).then(|| "the store has been out of reach for too long".to_owned())
     };
     let listens = [
         ("proxy", node.forward),

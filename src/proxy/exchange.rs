@@ -22,7 +22,7 @@ use super::tunnel::{Tunnel, authenticate};
 use super::upload::Upload;
 use super::{Mode, forward, inject};
 use crate::model::{ExchangeId, OrgId};
-use crate::session::registry::LiveSession;
+use crate::session::registry::{LiveSession, Moment};
 use crate::upstream::{self, Checkout};
 use crate::vault::key::Key;
 
@@ -116,14 +116,14 @@ async fn run(
                 let dial = Instant::now();
                 let connection = step!(step!(guard(run.as_ref(), dialling).await).map_err(failed));
                 dialled += dial.elapsed();
+                step!(fresh(core, &authorized));
                 connection
             }
         };
-        // Session and store are looked at only now: connecting may have taken seconds.
+        // The session is looked at once more: connecting may have taken seconds.
         if let Some(ended) = run.as_ref().and_then(|run| run.ended_at(shared.clock.now())) {
             step!(Err(Rejection::from(ended)));
         }
-        step!(fresh(core, &authorized));
         step!(use_keys(
             core,
             tunnel,
@@ -174,7 +174,7 @@ fn who<B>(core: &Core, tunnel: &Tunnel, request: &Request<B>) -> Result<Option<A
 fn fresh(core: &Core, authorized: &Authorized) -> Result<(), Rejection> {
     match authorized {
         Authorized::Plain => Ok(()),
-        _ if !core.shared.registry.is_stale(core.shared.clock.now()) => Ok(()),
+        _ if !core.shared.registry.is_stale(Moment::now(&*core.shared.clock)) => Ok(()),
         _ => Err(Rejection::new(Code::StoreUnavailable, "the store has been out of reach for too long")),
     }
 }

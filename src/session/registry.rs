@@ -8,7 +8,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use dashmap::DashMap;
@@ -16,8 +16,8 @@ use subtle::ConstantTimeEq;
 
 use super::records::{Grant, Project, Session, Standing, Token, Tool};
 use crate::model::{
-    Authority, Environment, GrantId, Host, KeyId, Name, OrgId, ProjectId, Scheme, SessionId, Timestamp, TokenHash,
-    TokenId, ToolId,
+    Authority, Clock, Environment, GrantId, Host, KeyId, Name, OrgId, ProjectId, Scheme, SessionId, Timestamp,
+    TokenHash, TokenId, ToolId,
 };
 use crate::vault::key::{Key, KeyState};
 
@@ -187,6 +187,27 @@ fn key_ended(key: Option<&Key>, now: Timestamp) -> Option<Ended> {
     }
 }
 
+/// A moment on both of the machine's clocks: one is set now and then, and one stands still while the
+/// machine sleeps.
+#[derive(Debug, Clone, Copy)]
+pub struct Moment {
+    time: Timestamp,
+    instant: Instant,
+}
+
+impl Moment {
+    /// This moment.
+    #[must_use]
+    pub fn now(clock: &dyn Clock) -> Self {
+        Self { time: clock.now(), instant: Instant::now() }
+    }
+
+    /// How long after `earlier` this is, by the clock on which it is longer.
+    fn since(&self, earlier: &Self) -> Duration {
+        self.time.since(earlier.time).max(self.instant.saturating_duration_since(earlier.instant))
+    }
+}
+
 /// What a store holds, as far as it may still be used.
 #[derive(Debug, Default)]
 pub struct Kept {
@@ -209,7 +230,7 @@ pub struct Registry {
     tools: DashMap<ToolId, (Name, bool)>,
     index: ArcSwap<HostIndex>,
     generation: AtomicU64,
-    fresh_at: AtomicI64,
+    fresh: ArcSwapOption<Moment>,
     max_staleness: Duration,
 }
 
@@ -227,7 +248,7 @@ impl Registry {
             tools: DashMap::new(),
             index: ArcSwap::default(),
             generation: AtomicU64::new(0),
-            fresh_at: AtomicI64::new(i64::MIN / 2),
+            fresh: ArcSwapOption::empty(),
             max_staleness,
         }
     }
@@ -294,21 +315,21 @@ impl Registry {
         (self.tokens.len(), self.sessions.len())
     }
 
-    /// The store answered at `now`: what is in here is no older.
-    pub fn mark_fresh(&self, now: Timestamp) {
-        self.fresh_at.fetch_max(now.millis(), Ordering::AcqRel);
+    /// The store was asked at this moment, and answered: what is in here is no older.
+    pub fn mark_fresh(&self, asked: Moment) {
+        self.fresh.store(Some(Arc::new(asked)));
     }
 
     /// Whether the store has been out of reach for longer than `store.max_staleness`.
     #[must_use]
-    pub fn is_stale(&self, now: Timestamp) -> bool {
-        self.staleness(now) > self.max_staleness
+    pub fn is_stale(&self, now: Moment) -> bool {
+        self.staleness(now).is_none_or(|since| since > self.max_staleness)
     }
 
-    /// How long ago the store answered.
+    /// How long ago the store answered; `None` if it never did.
     #[must_use]
-    pub fn staleness(&self, now: Timestamp) -> Duration {
-        now.since(Timestamp(self.fresh_at.load(Ordering::Acquire)))
+    pub fn staleness(&self, now: Moment) -> Option<Duration> {
+        self.fresh.load().as_ref().map(|fresh| now.since(fresh))
     }
 
     /// Takes over a project.

@@ -210,6 +210,27 @@ async fn early_refusal_arrives_although_the_upstream_resets_behind_it() {
     }
 }
 
+#[tokio::test]
+async fn our_own_refusal_of_an_upload_arrives_while_the_agent_still_sends() {
+    let world = World::start().await;
+    let (body, len) = (vec![0; 1 << 20], 8 << 20);
+    for round in 0..20 {
+        let mut raw = world.agent().inside(HOST, b"http/1.1").await;
+        let auth = "authorization: Bearer sk-stray-real-key";
+        raw.send(format!("POST / HTTP/1.1\r\nhost: {HOST}\r\n{auth}\r\ncontent-length: {len}\r\n\r\n")).await;
+        // It sends all it can before it reads anything.
+        for _ in 0..8 {
+            if raw.try_send(&body).await.is_err() {
+                break;
+            }
+        }
+        let reply = raw.reply().await.expect("an answer");
+        assert_eq!((reply.status, reply.code.as_str()), (403, "credential_unregistered"), "round {round}");
+        assert!(reply.body.ends_with(b"}") || reply.body.ends_with(b"}\n"), "round {round}: whole");
+    }
+    assert!(world.upstream.received().is_empty());
+}
+
 /// Zeros without end; counts what was taken, and says when it is given up.
 struct Endless(Arc<AtomicUsize>, Arc<Notify>);
 

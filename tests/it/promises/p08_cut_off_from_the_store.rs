@@ -1,13 +1,15 @@
 //! 8. Revoked means now: a node that can't hear of revocations injects nothing.
 
 use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::Request;
 use http_body_util::Full;
 use sallyport::config::Config;
-use sallyport::model::OrgId;
+use sallyport::model::{Clock, OrgId, SystemClock, Timestamp};
 use sallyport::store::{Settings, Store};
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
@@ -81,6 +83,29 @@ async fn node_cut_off_from_postgresql_injects_nothing_until_it_is_back() {
         let world = build(database.through(between.addr.port())).start().await;
         refuses_until_it_is_back(world, async || between.set(line), async || between.set(Line::Open)).await;
     }
+}
+
+/// The machine's clock, which somebody sets back.
+#[derive(Default)]
+struct SetBack(AtomicI64);
+
+impl Clock for SetBack {
+    fn now(&self) -> Timestamp {
+        Timestamp(SystemClock.now().millis() - self.0.load(Ordering::SeqCst))
+    }
+}
+
+#[tokio::test]
+async fn clock_that_is_set_back_does_not_hide_that_the_store_is_gone() {
+    let Some(database) = Database::fresh().await else { return };
+    let between = Forwarder::start(To::Unix(database.file())).await;
+    let clock = Arc::new(SetBack::default());
+    let world = build(database.through(between.addr.port())).clock(Arc::clone(&clock) as Arc<dyn Clock>).start().await;
+    let cut = async || {
+        between.set(Line::Cut);
+        clock.0.store(60_000, Ordering::SeqCst);
+    };
+    refuses_until_it_is_back(world, cut, async || between.set(Line::Open)).await;
 }
 
 /// Takes every lock of the file's write-ahead log, as another process, until its standard input ends.

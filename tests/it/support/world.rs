@@ -9,8 +9,8 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use sallyport::app::{Home, Node, NodeSettings, Started};
 use sallyport::model::{
-    Authority, Cleartext, Destination, Environment, HostPattern, ProxyToken, Secret, SessionId, Slot, SystemClock,
-    TokenShape,
+    Authority, Cleartext, Clock, Destination, Environment, HostPattern, ProxyToken, Secret, SessionId, Slot,
+    SystemClock, TokenShape,
 };
 use sallyport::session::records::Token;
 use sallyport::store::{Settings, Store};
@@ -51,6 +51,7 @@ pub struct Build {
     policy: Option<&'static str>,
     settings: Box<dyn FnOnce(&mut NodeSettings)>,
     store: Settings,
+    clock: Arc<dyn Clock>,
 }
 
 impl Build {
@@ -100,6 +101,11 @@ impl Build {
         self
     }
 
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
     pub fn store(mut self, settings: Settings) -> Self {
         self.store = settings;
         self
@@ -113,7 +119,7 @@ impl Build {
     pub async fn start(self) -> World {
         emitted::capture();
         let dir = TempDir::new().expect("a temporary directory");
-        let home = Home::open(&dir.path().join("data"), Arc::new(SystemClock)).expect("a data directory");
+        let home = Home::open(&dir.path().join("data"), self.clock).expect("a data directory");
         if let Some(policy) = self.policy {
             for file in std::fs::read_dir(home.policy_dir()).expect("readable") {
                 std::fs::remove_file(file.expect("readable").path()).expect("removed");
@@ -175,6 +181,7 @@ impl World {
             policy: None,
             settings: Box::new(|_| {}),
             store: Settings::default(),
+            clock: Arc::new(SystemClock),
         }
     }
 
