@@ -1,6 +1,6 @@
 //! What one core has of its own, and what all cores of a node share.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,13 +16,14 @@ use super::scrub::PatternSet;
 use super::settings::Settings;
 use super::tunnel::Tunnel;
 use crate::audit;
-use crate::model::{Authority, Clock, ExchangeId, KeyId, OrgId, Scheme, Secret, SessionId};
+use crate::model::{Authority, Clock, ExchangeId, Scheme, Secret, SessionId};
 use crate::policy::{self, ScrubPermit};
 use crate::session::registry::Registry;
 use crate::telemetry::{Metrics, Timed};
 use crate::tls::ca::LeafCache;
 use crate::upstream::Upstream;
 use crate::vault::Vault;
+use crate::vault::key::Key;
 
 /// A gateway route: the base URL behind a first path segment.
 #[derive(Debug, Clone)]
@@ -79,15 +80,20 @@ pub struct Core {
     pub timed: Timed,
     /// What this core added to the gauges of upstream connections, and the gauges.
     upstream_gauge: UpstreamGauge,
-    patterns: RefCell<HashMap<(Scheme, Authority), PatternsOf>>,
+    bound: RefCell<HashMap<(Scheme, Authority), Rc<Bound>>>,
     ids: Cell<u64>,
 }
 
-/// The keys' generation that the patterns were built from, and the patterns.
-type PatternsOf = (u64, Option<Arc<PatternSet>>);
+/// The keys that are bound to a host, as of one generation of the keys.
+pub struct Bound {
+    generation: u64,
+    /// The keys, enabled or not.
+    pub keys: Vec<Arc<Key>>,
+    patterns: OnceCell<Arc<PatternSet>>,
+}
 
-/// The most hosts whose scrub patterns are kept on a core.
-const PATTERN_HOSTS: usize = 1024;
+/// The most hosts whose bound keys are kept on a core.
+const BOUND_HOSTS: usize = 1024;
 
 impl Core {
     /// A core with nothing running.
@@ -107,7 +113,7 @@ impl Core {
             running: Rc::default(),
             draining: Rc::default(),
             load,
-            patterns: RefCell::default(),
+            bound: RefCell::default(),
             ids: Cell::new(u64::from_ne_bytes(seed) | 1),
         }
     }
@@ -133,36 +139,48 @@ impl Core {
         ExchangeId::from_bytes(bytes)
     }
 
-    /// The patterns of every key that a reply of this host might carry back, built once for each
-    /// change of the keys. `None` if no key is bound to the host.
-    pub fn patterns(&self, scheme: Scheme, authority: &Authority) -> Result<Option<Arc<PatternSet>>, Rejection> {
+    /// The keys that are bound to a host, looked up once for each change of the keys.
+    pub fn bound(&self, scheme: Scheme, authority: &Authority) -> Rc<Bound> {
         let generation = self.shared.registry.generation();
         let at = (scheme, authority.clone());
-        if let Some((of, set)) = self.patterns.borrow().get(&at)
-            && *of == generation
+        if let Some(bound) = self.bound.borrow().get(&at)
+            && bound.generation == generation
         {
-            return Ok(set.clone());
+            return Rc::clone(bound);
         }
         let keys = self.shared.registry.bound_keys(scheme, authority);
-        let set = match keys.is_empty() {
-            true => None,
-            false => Some(self.build_patterns(&keys.iter().map(|k| (k.org, k.id)).collect::<Vec<_>>(), authority)?),
-        };
-        let mut cache = self.patterns.borrow_mut();
-        if cache.len() >= PATTERN_HOSTS {
+        let bound = Rc::new(Bound { generation, keys, patterns: OnceCell::new() });
+        let mut cache = self.bound.borrow_mut();
+        if cache.len() >= BOUND_HOSTS {
             cache.clear();
         }
-        cache.insert(at, (generation, set.clone()));
-        Ok(set)
+        cache.insert(at, Rc::clone(&bound));
+        bound
     }
 
-    fn build_patterns(&self, keys: &[(OrgId, KeyId)], authority: &Authority) -> Result<Arc<PatternSet>, Rejection> {
+    /// The patterns of every key that a reply of this host might carry back, built once for each
+    /// change of the keys. `None` if no key is bound to the host.
+    ///
+    /// # Errors
+    /// A bound key can't be opened.
+    pub fn patterns(&self, bound: &Bound, authority: &Authority) -> Result<Option<Arc<PatternSet>>, Rejection> {
+        if bound.keys.is_empty() {
+            return Ok(None);
+        }
+        if let Some(set) = bound.patterns.get() {
+            return Ok(Some(Arc::clone(set)));
+        }
+        let set = self.build_patterns(&bound.keys, authority)?;
+        Ok(Some(Arc::clone(bound.patterns.get_or_init(|| set))))
+    }
+
+    fn build_patterns(&self, keys: &[Arc<Key>], authority: &Authority) -> Result<Arc<PatternSet>, Rejection> {
         let mut builder = PatternSet::builder(self.shared.scrub_key.expose());
-        for (org, key) in keys {
-            let permit = ScrubPermit::for_reply(*org, authority);
-            let opened = self.shared.vault.scrub_entry(permit, *key, &mut |secret| builder.add(secret));
+        for key in keys {
+            let permit = ScrubPermit::for_reply(key.org, authority);
+            let opened = self.shared.vault.scrub_entry(permit, key.id, &mut |secret| builder.add(secret));
             if let Err(why) = opened {
-                tracing::error!(key.id = %key, error = %why, "a key can't be opened to scrub replies, so its host is refused");
+                tracing::error!(key.id = %key.id, error = %why, "a key can't be opened to scrub replies, so its host is refused");
                 let detail = "a key that is bound to this host can't be opened, so replies can't be scrubbed";
                 return Err(Rejection::new(super::reject::Code::Internal, detail));
             }

@@ -66,11 +66,11 @@ async fn run(
     let target = step!(target::read(core, tunnel, &request));
     account.to(&target);
     let session = step!(who(core, tunnel, &request));
-    let bound = shared.registry.bound_keys(target.scheme, &target.authority);
+    let bound = core.bound(target.scheme, &target.authority);
     let now = shared.clock.now();
     let searching = Instant::now();
     let identified =
-        step!(identify::identify(request.headers(), &shared.registry, &bound, &target, session.as_ref(), now));
+        step!(identify::identify(request.headers(), &shared.registry, &bound.keys, &target, session.as_ref(), now));
     core.timed.lookup(searching.elapsed());
     account.inert(identified.inert);
     let method = request.method().clone();
@@ -82,17 +82,18 @@ async fn run(
         // It is asked only of requests without a token.
         from_browser: identified.found.is_empty() && authorize::from_browser(request.headers()),
         target: &target,
-        bound: &bound,
+        bound: &bound.keys,
         unbound: shared.settings.unbound,
         registry: &shared.registry,
     };
-    let mut authorized = step!(authorize::authorize(&shared.policies.current(), &question, &identified));
+    let mut policies = shared.policies.current();
+    let mut authorized = step!(authorize::authorize(&policies, &question, &identified));
     step!(fresh(core, &authorized));
-    let patterns = step!(core.patterns(target.scheme, &target.authority));
+    let patterns = step!(core.patterns(&bound, &target.authority));
     let run = enter(core, &identified, &authorized, session.as_ref());
 
     // What is sent is what was decided on.
-    step!(forward::fit(request.headers_mut(), &target, !bound.is_empty()));
+    step!(forward::fit(request.headers_mut(), &target, !bound.keys.is_empty()));
     if identified.found.iter().any(|found| !request.headers().contains_key(found.slot.header())) {
         step!(Err(Rejection::new(Code::BadRequest, "the Connection header names a field that must arrive")));
     }
@@ -130,6 +131,7 @@ async fn run(
             exchange,
             &target,
             &identified,
+            policies.digest(),
             authorized,
             session.as_ref(),
             &mut request,
@@ -144,7 +146,8 @@ async fn run(
                 for (name, value) in &originals {
                     request.headers_mut().insert(name.clone(), value.clone());
                 }
-                authorized = step!(authorize::authorize(&shared.policies.current(), &question, &identified));
+                policies = shared.policies.current();
+                authorized = step!(authorize::authorize(&policies, &question, &identified));
             }
             Err(_) if account.counted().broken.get() => {
                 let why = "the request's body can't be read to its end";
@@ -219,6 +222,7 @@ fn use_keys<B>(
     exchange: ExchangeId,
     target: &Target,
     identified: &Identified,
+    policies: &[u8; 32],
     authorized: Authorized,
     session: Option<&Arc<LiveSession>>,
     request: &mut Request<B>,
@@ -238,7 +242,8 @@ fn use_keys<B>(
         Authorized::Swap(permits) => {
             let mut receipts = Vec::with_capacity(permits.len());
             for (found, permit) in identified.found.iter().zip(permits) {
-                let (receipt, draft) = record::intent(core, tunnel, exchange, target, &Use::of(found), &permit)?;
+                let (receipt, draft) =
+                    record::intent(core, tunnel, exchange, target, &Use::of(found), policies, &permit)?;
                 account.owe(found.token.session.id, Some(Arc::clone(permit.rule())), draft);
                 receipts.push((found, permit, receipt));
             }
@@ -253,7 +258,7 @@ fn use_keys<B>(
             let session =
                 session.ok_or_else(|| Rejection::new(Code::Internal, "a key is injected only for a session"))?;
             let usage = Use { session, token: None, key: &key, slot: &slot };
-            let (receipt, draft) = record::intent(core, tunnel, exchange, target, &usage, &permit)?;
+            let (receipt, draft) = record::intent(core, tunnel, exchange, target, &usage, policies, &permit)?;
             account.owe(session.id, Some(Arc::clone(permit.rule())), draft);
             let secret = opened(&key, permit, receipt)?;
             inject::fill(request.headers_mut(), &slot, &secret)?;

@@ -70,14 +70,11 @@ pub fn identify(
     let mut authorizations = 0;
     let slot_headers = registry.slot_headers();
     for (name, value) in headers {
-        let credential = name == AUTHORIZATION || slot_headers.contains(name);
         let Some((slot, token)) = locate(name, value.as_bytes()) else {
-            if credential {
-                all.foreign |= bound.iter().any(|key| key.destination.slots.iter().any(|slot| slot.header() == name));
-            }
+            all.foreign |= bound.iter().any(|key| key.destination.slots.iter().any(|slot| slot.header() == name));
             continue;
         };
-        if !credential {
+        if name != AUTHORIZATION && !slot_headers.contains(name) {
             all.inert(registry, &token.hash);
             continue;
         }

@@ -53,9 +53,9 @@ pub fn intent(
     exchange: ExchangeId,
     target: &Target,
     usage: &Use<'_>,
+    policies: &[u8; 32],
     permit: &Permit,
 ) -> Result<(Receipt, Draft), Rejection> {
-    let policies = core.shared.policies.current();
     let session: &LiveSession = usage.session;
     let org: OrgId = session.org;
     let id: SessionId = session.id;
@@ -77,7 +77,7 @@ pub fn intent(
         slot: usage.slot,
         policy: permit.policy(),
         rule: permit.rule(),
-        policy_digest: policies.digest(),
+        policy_digest: policies,
         client: tunnel.client.as_deref(),
     };
     let appending = Instant::now();

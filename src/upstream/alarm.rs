@@ -4,7 +4,7 @@
 //! is one atomic operation. So each pooled connection keeps its timer.
 
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -32,9 +32,8 @@ impl Alarm {
     }
 
     /// The future's result, or `None` if it takes longer than this.
-    pub async fn limit<F: Future>(&mut self, after: Duration, future: F) -> Option<F::Output> {
+    pub async fn limit<F: Future>(&mut self, after: Duration, mut future: Pin<&mut F>) -> Option<F::Output> {
         self.set(after);
-        let mut future = pin!(future);
         poll_fn(|cx| match future.as_mut().poll(cx) {
             Poll::Ready(out) => Poll::Ready(Some(out)),
             Poll::Pending => self.poll(cx).map(|()| None),
@@ -45,6 +44,8 @@ impl Alarm {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
     use super::*;
 
     const SOON: Duration = Duration::from_millis(5);
@@ -53,10 +54,10 @@ mod tests {
     #[tokio::test]
     async fn alarm_rings_at_the_last_time_it_was_set_to() {
         let mut alarm = Alarm::default();
-        assert_eq!(alarm.limit(LATE, std::future::ready(())).await, Some(()));
-        assert_eq!(alarm.limit(SOON, std::future::pending::<()>()).await, None);
+        assert_eq!(alarm.limit(LATE, pin!(std::future::ready(()))).await, Some(()));
+        assert_eq!(alarm.limit(SOON, pin!(std::future::pending::<()>())).await, None);
         // Past the time at which it would have rung, had it not been moved.
-        assert_eq!(alarm.limit(LATE, sleep(2 * SOON)).await, Some(()));
-        assert_eq!(alarm.limit(SOON, std::future::pending::<()>()).await, None);
+        assert_eq!(alarm.limit(LATE, pin!(sleep(2 * SOON))).await, Some(()));
+        assert_eq!(alarm.limit(SOON, pin!(std::future::pending::<()>())).await, None);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::{Rc, Weak};
 use std::time::Instant;
 
@@ -283,7 +283,7 @@ impl Connection {
                 }
                 join_cookies(request.headers_mut());
                 frame(&mut request);
-                let reply = alarm.limit(limit, sender.try_send_request(request)).await;
+                let reply = alarm.limit(limit, pin!(sender.try_send_request(request))).await;
                 let response = settled(reply)?;
                 if ambiguous(&response) {
                     return Err((Error::Http, None));
@@ -299,7 +299,7 @@ impl Connection {
                 if sender.ready().await.is_err() {
                     return Err((Error::Closed { written: false }, Some(at_origin(request, origin))));
                 }
-                match settled(alarm.limit(limit, sender.try_send_request(request)).await) {
+                match settled(alarm.limit(limit, pin!(sender.try_send_request(request))).await) {
                     Ok(response) => Ok(response.map(|body| ReplyBody::new(body, End::Marked, idle, alarm))),
                     Err((why, back)) => Err((why, back.map(|request| at_origin(request, origin)))),
                 }
