@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use http::Method;
+use uuid::Uuid;
+use uuid::fmt::Hyphenated;
 
 use crate::model::{Authority, ExchangeId, KeyId, Name, OrgId, Scheme, SessionId, Slot, Timestamp, TokenId};
 
@@ -174,13 +176,8 @@ impl<'a> Line<'a> {
     pub(super) fn id(&mut self, key: &str, value: &[u8; 16]) {
         self.key(key);
         self.out.push(b'"');
-        for (n, group) in [&value[..4], &value[4..6], &value[6..8], &value[8..10], &value[10..]].into_iter().enumerate()
-        {
-            if n > 0 {
-                self.out.push(b'-');
-            }
-            push_hex(self.out, group);
-        }
+        let mut room = [0; Hyphenated::LENGTH];
+        self.out.extend_from_slice(Hyphenated::from_uuid(Uuid::from_bytes(*value)).encode_lower(&mut room).as_bytes());
         self.out.push(b'"');
     }
 
