@@ -21,6 +21,7 @@ use super::relay::Reply;
 use super::tunnel::Tunnel;
 use super::unread::{Paced, Streams};
 use super::wire::Prefixed;
+use super::worded::Worded;
 use crate::model::Host;
 
 /// The first byte of a TLS record that carries a handshake (RFC 8446 section 5.1).
@@ -88,7 +89,14 @@ pub async fn serve_http1<S: AsyncRead + AsyncWrite + Unpin + 'static>(core: Rc<C
     let mode = tunnel.mode;
     let stream = Paced::new(stream, &settings.deadlines);
     let replies = stream.replies();
-    let service = service(&core, tunnel, move || replies.clone());
+    let of_stream = Rc::clone(&core);
+    let stream = Worded::new(stream, move |status| unreadable(&of_stream, mode, status));
+    let exchanges = stream.exchanges();
+    let opened = exchanges.clone();
+    let service = service(&core, tunnel, move || {
+        let (paced, worded) = (replies.clone(), opened.open());
+        move |reply| worded(paced(reply))
+    });
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
     let ended = tokio::select! {
         biased;
@@ -98,13 +106,25 @@ pub async fn serve_http1<S: AsyncRead + AsyncWrite + Unpin + 'static>(core: Rc<C
             connection.await
         }
     };
-    // hyper answered it; nobody else would count it.
+    // Nothing was answered, so nobody else counts it.
     if let Err(why) = ended
         && why.is_parse()
+        && !exchanges.refused()
     {
         let code = if why.is_parse_too_large() { Code::TooLarge } else { Code::BadRequest };
-        core.note_refused(core.exchange_id(), mode, &Rejection::new(code, "the request can't be parsed"));
+        core.note_refused(core.exchange_id(), mode, &Rejection::new(code, UNREADABLE));
     }
+}
+
+const UNREADABLE: &str = "the request can't be parsed";
+
+/// Our words for what hyper refuses with this status: counted, recorded, and as they are sent.
+fn unreadable(core: &Core, mode: Mode, status: u16) -> Vec<u8> {
+    let too_large = matches!(status, 413 | 414 | 431);
+    let rejection = Rejection::new(if too_large { Code::TooLarge } else { Code::BadRequest }, UNREADABLE);
+    let exchange = core.exchange_id();
+    core.note_refused(exchange, mode, &rejection);
+    rejection.in_http1(exchange, "close")
 }
 
 /// Serves HTTP/2 on the stream until either side is done.

@@ -29,6 +29,7 @@ mod unread;
 pub mod upload;
 mod view;
 pub mod wire;
+mod worded;
 
 /// How an agent reaches us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -271,6 +271,18 @@ impl Rejection {
         }
         response
     }
+
+    /// The same as it is sent over HTTP/1.1 (RFC 9112), with this `Connection`.
+    #[must_use]
+    pub fn in_http1(&self, exchange: ExchangeId, connection: &str) -> Vec<u8> {
+        let response = self.response(exchange);
+        let mut head = format!("HTTP/1.1 {}\r\n", response.status());
+        for (name, value) in response.headers() {
+            head.push_str(&format!("{name}: {}\r\n", value.to_str().unwrap_or_default()));
+        }
+        head.push_str(&format!("content-length: {}\r\nconnection: {connection}\r\n\r\n", response.body().len()));
+        [head.as_bytes(), response.body()].concat()
+    }
 }
 
 impl From<Ended> for Rejection {

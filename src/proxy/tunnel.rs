@@ -264,16 +264,8 @@ enum Then {
 async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(core: &Core, stream: &mut S, rejection: &Rejection, then: Then) {
     let exchange = core.exchange_id();
     core.note_refused(exchange, Mode::Forward, rejection);
-    let response = rejection.response(exchange);
-    let mut head = format!("HTTP/1.1 {}\r\n", response.status());
-    for (name, value) in response.headers() {
-        head.push_str(&format!("{name}: {}\r\n", value.to_str().unwrap_or_default()));
-    }
     let connection = if then == Then::Close { "close" } else { "keep-alive" };
-    head.push_str(&format!("content-length: {}\r\nconnection: {connection}\r\n\r\n", response.body().len()));
-    let mut bytes = head.into_bytes();
-    bytes.extend_from_slice(response.body());
-    let _ = stream.write_all(&bytes).await;
+    let _ = stream.write_all(&rejection.in_http1(exchange, connection)).await;
     if then == Then::Close {
         let mut stream = Paced::new(stream, &core.shared.settings.deadlines);
         let _ = stream.shutdown().await;

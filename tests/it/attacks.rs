@@ -7,4 +7,5 @@ mod more_than_a_page;
 mod own_listeners;
 mod replies;
 mod rows_that_are_gone;
+mod unreadable;
 mod upstreams;
