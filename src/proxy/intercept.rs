@@ -135,7 +135,8 @@ async fn serve_http2<S: AsyncRead + AsyncWrite + Unpin + 'static>(core: Rc<Core>
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(settings.limits.streams)
-        .max_header_list_size(u32::try_from(settings.limits.head_bytes).unwrap_or(u32::MAX))
+        // Up to here a head that is too large is refused by us and in our words, beyond it by a bare 431.
+        .max_header_list_size(u32::try_from(settings.limits.head_bytes.saturating_mul(2)).unwrap_or(u32::MAX))
         .initial_stream_window_size(1 << 20)
         .initial_connection_window_size(4 << 20)
         .keep_alive_interval(settings.deadlines.head)

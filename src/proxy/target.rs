@@ -38,6 +38,9 @@ pub fn read<B>(core: &Core, tunnel: &Tunnel, request: &Request<B>) -> Result<Tar
     if method == Method::TRACE || method == Method::CONNECT {
         return Err(Rejection::new(Code::MethodRefused, format!("{method} is never forwarded")));
     }
+    if request.version() == Version::HTTP_2 && list_size(request) > core.shared.settings.limits.head_bytes {
+        return Err(Rejection::new(Code::TooLarge, "the request's head is longer than allowed"));
+    }
     if tunnel.wrong_name {
         return Err(Rejection::new(Code::AuthorityMismatch, "CONNECT and the TLS server name name different hosts"));
     }
@@ -54,6 +57,12 @@ pub fn read<B>(core: &Core, tunnel: &Tunnel, request: &Request<B>) -> Result<Tar
         },
         Mode::Gateway => gateway(core, request),
     }
+}
+
+/// The size of the fields as HTTP/2 counts it, in bytes (RFC 9113 section 6.5.2).
+fn list_size<B>(request: &Request<B>) -> usize {
+    let fields = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 32);
+    request.uri().path_and_query().map_or(0, |path| path.as_str().len()) + fields.sum::<usize>()
 }
 
 fn origin_path<B>(request: &Request<B>) -> http::uri::PathAndQuery {

@@ -59,3 +59,18 @@ async fn unreadable_request_behind_good_ones_leaves_their_replies_as_they_are() 
     assert_eq!(raw.reply().await.expect("a reply").status, 400);
     assert_eq!(world.upstream.received().len(), 4);
 }
+
+#[tokio::test]
+async fn oversized_heads_get_a_code_over_http2_too() {
+    let world = World::start().await;
+    let long = "y".repeat(world.node.shared().settings.limits.head_bytes);
+    let mut agent = world.agent().http2::<http_body_util::Full<bytes::Bytes>>(HOST).await;
+    let mut request = world.get2("/");
+    for half in [&long[..long.len() / 2], &long[long.len() / 2..]] {
+        request.headers_mut().append("x", half.parse().expect("a value"));
+    }
+    let answer = agent.ask(request).await;
+    assert_eq!((answer.status.as_u16(), answer.code()), (431, "too_large"), "{}", answer.text());
+    assert!(world.upstream.received().is_empty());
+    assert_eq!(agent.ask(world.get2("/")).await.status, 200, "the other streams go on");
+}
