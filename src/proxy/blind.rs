@@ -2,7 +2,7 @@
 //! nothing is looked into.
 //!
 //! It is never a way around: the address is checked like any other, a host that has a key is never
-//! tunnelled, and a tunnel ends as soon as its host gets one or its session is over.
+//! tunnelled, on no port, and a tunnel ends as soon as its host gets one or its session is over.
 
 use std::cell::Cell;
 use std::pin::Pin;
@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::core::Core;
 use super::settings::Unbound;
-use crate::model::{Authority, Scheme};
+use crate::model::Authority;
 use crate::session::registry::LiveSession;
 
 /// How often a tunnel is looked at: whether it may go on.
@@ -25,7 +25,7 @@ const LOOK: Duration = Duration::from_millis(250);
 
 /// Whether connections to this authority are tunnelled.
 pub fn applies(core: &Core, authority: &Authority) -> bool {
-    core.shared.settings.unbound == Unbound::Tunnel && !core.shared.registry.is_bound(Scheme::Https, authority)
+    core.shared.settings.unbound == Unbound::Tunnel && !core.shared.registry.is_named(&authority.host)
 }
 
 /// Copies both ways until either side is done, nothing came for `upstream.deadlines.idle_body`, or the

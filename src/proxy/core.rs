@@ -18,6 +18,7 @@ use super::tunnel::Tunnel;
 use crate::audit;
 use crate::model::{Authority, Clock, ExchangeId, Scheme, Secret, SessionId};
 use crate::policy::{self, ScrubPermit};
+use crate::session::hosts::KeysOf;
 use crate::session::registry::Registry;
 use crate::telemetry::{Metrics, Timed};
 use crate::tls::ca::LeafCache;
@@ -84,12 +85,22 @@ pub struct Core {
     ids: Cell<u64>,
 }
 
-/// The keys that are bound to a host, as of one generation of the keys.
+/// The keys that concern a host, as of one generation of the keys.
 pub struct Bound {
-    generation: u64,
-    /// The keys, enabled or not.
-    pub keys: Vec<Arc<Key>>,
+    of: KeysOf,
     patterns: OnceCell<Arc<PatternSet>>,
+}
+
+impl Bound {
+    /// The keys that may go there, enabled or not.
+    pub fn keys(&self) -> &[Arc<Key>] {
+        &self.of.bound
+    }
+
+    /// Whether replies may carry a key back: one names the host, on whatever port.
+    pub fn is_named(&self) -> bool {
+        !self.of.named.is_empty()
+    }
 }
 
 /// The most hosts whose bound keys are kept on a core.
@@ -139,17 +150,16 @@ impl Core {
         ExchangeId::from_bytes(bytes)
     }
 
-    /// The keys that are bound to a host, looked up once for each change of the keys.
+    /// The keys that concern a host, looked up once for each change of the keys.
     pub fn bound(&self, scheme: Scheme, authority: &Authority) -> Rc<Bound> {
-        let generation = self.shared.registry.generation();
         let at = (scheme, authority.clone());
         if let Some(bound) = self.bound.borrow().get(&at)
-            && bound.generation == generation
+            && self.is_current(bound)
         {
             return Rc::clone(bound);
         }
-        let keys = self.shared.registry.bound_keys(scheme, authority);
-        let bound = Rc::new(Bound { generation, keys, patterns: OnceCell::new() });
+        let of = self.shared.registry.keys_of(scheme, authority);
+        let bound = Rc::new(Bound { of, patterns: OnceCell::new() });
         let mut cache = self.bound.borrow_mut();
         if cache.len() >= BOUND_HOSTS {
             cache.clear();
@@ -158,19 +168,24 @@ impl Core {
         bound
     }
 
+    /// Whether no key has changed since.
+    pub fn is_current(&self, bound: &Bound) -> bool {
+        bound.of.generation == self.shared.registry.generation()
+    }
+
     /// The patterns of every key that a reply of this host might carry back, built once for each
-    /// change of the keys. `None` if no key is bound to the host.
+    /// change of the keys. `None` if no key names the host.
     ///
     /// # Errors
-    /// A bound key can't be opened.
+    /// One of the keys can't be opened.
     pub fn patterns(&self, bound: &Bound, authority: &Authority) -> Result<Option<Arc<PatternSet>>, Rejection> {
-        if bound.keys.is_empty() {
+        if !bound.is_named() {
             return Ok(None);
         }
         if let Some(set) = bound.patterns.get() {
             return Ok(Some(Arc::clone(set)));
         }
-        let set = self.build_patterns(&bound.keys, authority)?;
+        let set = self.build_patterns(&bound.of.named, authority)?;
         Ok(Some(Arc::clone(bound.patterns.get_or_init(|| set))))
     }
 

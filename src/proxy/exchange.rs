@@ -17,6 +17,7 @@ use super::record::{self, Use};
 use super::reject::{Code, Rejection};
 use super::relay::{self, Reply};
 use super::running::Run;
+use super::search::Search;
 use super::target::{self, Target};
 use super::tunnel::{Tunnel, authenticate};
 use super::upload::Upload;
@@ -70,7 +71,7 @@ async fn run(
     let now = shared.clock.now();
     let searching = Instant::now();
     let identified =
-        step!(identify::identify(request.headers(), &shared.registry, &bound.keys, &target, session.as_ref(), now));
+        step!(identify::identify(request.headers(), &shared.registry, bound.keys(), &target, session.as_ref(), now));
     core.timed.lookup(searching.elapsed());
     account.inert(identified.inert);
     let method = request.method().clone();
@@ -82,18 +83,19 @@ async fn run(
         // It is asked only of requests without a token.
         from_browser: identified.found.is_empty() && authorize::from_browser(request.headers()),
         target: &target,
-        bound: &bound.keys,
+        bound: bound.keys(),
         unbound: shared.settings.unbound,
         registry: &shared.registry,
     };
     let mut policies = shared.policies.current();
     let mut authorized = step!(authorize::authorize(&policies, &question, &identified));
     step!(fresh(core, &authorized));
-    let patterns = step!(core.patterns(&bound, &target.authority));
+    // Before a key is used, it is certain that the reply can be searched for it.
+    step!(core.patterns(&bound, &target.authority));
     let run = enter(core, &identified, &authorized, session.as_ref());
 
     // What is sent is what was decided on.
-    step!(forward::fit(request.headers_mut(), &target, !bound.keys.is_empty()));
+    step!(forward::fit(request.headers_mut(), &target, bound.is_named()));
     if identified.found.iter().any(|found| !request.headers().contains_key(found.slot.header())) {
         step!(Err(Rejection::new(Code::BadRequest, "the Connection header names a field that must arrive")));
     }
@@ -139,7 +141,10 @@ async fn run(
         ));
         core.timed.overhead(tunnel.mode.as_str(), account.so_far().saturating_sub(dialled));
         match step!(guard(run.as_ref(), pin!(connection.send(request))).await) {
-            Ok(response) => return relay::relay(response, patterns, run, account).map_err(|refused| *refused),
+            Ok(response) => {
+                let search = Search::new(core, &target, bound);
+                return relay::relay(response, search, run, account).map_err(|refused| *refused);
+            }
             Err((upstream::Error::Closed { written: false }, Some(back))) if attempt < TRIES => {
                 request = back;
                 account.abandon();

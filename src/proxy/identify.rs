@@ -79,7 +79,7 @@ pub fn identify(
             continue;
         }
         authorizations += u32::from(name == AUTHORIZATION);
-        all.found.push(resolve(registry, slot, token, target, session, now)?);
+        all.found.push(resolve(registry, bound, slot, token, target, session, now)?);
     }
     for text in [Some(target.path()), target.path_and_query.query()].into_iter().flatten() {
         if let Some((_, hash)) = TokenHash::find(text.as_bytes()) {
@@ -136,6 +136,7 @@ pub fn strip_scheme<'a>(value: &'a [u8], scheme: &[u8]) -> Option<&'a [u8]> {
 
 fn resolve(
     registry: &Registry,
+    bound: &[Arc<Key>],
     slot: Slot,
     at: Located,
     target: &Target,
@@ -154,15 +155,10 @@ fn resolve(
     if let Some(ended) = token.ended(now) {
         return Err(ended.into());
     }
-    let key = token.key().ok_or_else(|| Rejection::new(Code::KeyDisabled, "the token's key was deleted"))?;
-    let authority = &target.authority;
-    if !key.destination.covers(target.scheme, authority) {
-        let why = match target.scheme {
-            Scheme::Https => format!("{authority} is not a destination of key {}", key.name),
-            Scheme::Http => format!("key {} doesn't travel in clear text to {authority}", key.name),
-        };
-        return Err(Rejection::new(Code::HostNotAllowed, why));
-    }
+    // The key as it was when the host's keys were looked up: the reply is searched for that version.
+    let Some(key) = bound.iter().find(|key| key.id == token.key_id).map(Arc::clone) else {
+        return Err(unbound(&token, target));
+    };
     if !key.destination.slots.contains(&slot) {
         return Err(Rejection::new(Code::TokenMisplaced, format!("{slot} is not a slot of key {}", key.name)));
     }
@@ -175,6 +171,16 @@ fn resolve(
         return Err(Rejection::new(Code::TokenMisplaced, "the token is part of a longer text in its slot"));
     }
     Ok(Found { token, key, slot, range })
+}
+
+fn unbound(token: &LiveToken, target: &Target) -> Rejection {
+    let Some(key) = token.key() else { return Rejection::new(Code::KeyDisabled, "the token's key was deleted") };
+    let authority = &target.authority;
+    let why = match target.scheme {
+        Scheme::Https => format!("{authority} is not a destination of key {}", key.name),
+        Scheme::Http => format!("key {} doesn't travel in clear text to {authority}", key.name),
+    };
+    Rejection::new(Code::HostNotAllowed, why)
 }
 
 /// Whether nothing but the token stands in the slot.

@@ -22,6 +22,7 @@ pub mod reject;
 pub mod relay;
 pub mod running;
 pub mod scrub;
+mod search;
 pub mod settings;
 pub mod target;
 pub mod tunnel;

@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -15,6 +14,7 @@ use super::forward;
 use super::reject::{Code, Rejection};
 use super::running::{Run, Stop};
 use super::scrub::{Hits, PatternSet, Scrubber};
+use super::search::Search;
 use super::upload::fit_trailers;
 use crate::audit::OutcomeWord;
 
@@ -42,7 +42,9 @@ impl Reply {
 /// The upstream's body on its way down.
 pub struct Download {
     inner: crate::upstream::ReplyBody,
+    search: Search,
     scrubber: Option<Scrubber>,
+    coded: bool,
     ready: VecDeque<Bytes>,
     trailers: Option<HeaderMap>,
     ended: bool,
@@ -113,9 +115,26 @@ impl Download {
                     self.account.cut(OutcomeWord::UpstreamError, Some(Code::UpstreamUnreachable));
                     return Poll::Ready(Some(Err(why.into())));
                 }
-                Poll::Ready(Some(Ok(frame))) => self.take(frame),
+                Poll::Ready(Some(Ok(frame))) => {
+                    if let Err(rejection) = self.look_again() {
+                        self.account.cut(OutcomeWord::Aborted, Some(rejection.code));
+                        return Poll::Ready(Some(Err(Box::new(h2::Error::from(h2::Reason::CANCEL)))));
+                    }
+                    self.take(frame);
+                }
             }
         }
+    }
+
+    /// Takes over keys that have come since the last piece.
+    fn look_again(&mut self) -> Result<(), Rejection> {
+        match (self.search.changed()?, &mut self.scrubber) {
+            (None, _) => {}
+            (Some(patterns), Some(scrubber)) => scrubber.look_for(patterns),
+            (Some(_), None) if self.coded => return Err(unsearchable()),
+            (Some(patterns), scrubber) => *scrubber = Some(Scrubber::new(patterns)),
+        }
+        Ok(())
     }
 
     fn take(&mut self, frame: Frame<Bytes>) {
@@ -184,10 +203,10 @@ fn scrub_headers(patterns: &PatternSet, headers: &mut HeaderMap) -> Hits {
 /// Turns the upstream's reply into the agent's.
 ///
 /// # Errors
-/// The reply is coded, so it can't be searched for the keys that are bound to its host.
+/// The reply is coded, or a key can't be opened, so it can't be searched for the keys of its host.
 pub fn relay(
     response: Response<crate::upstream::ReplyBody>,
-    patterns: Option<Arc<PatternSet>>,
+    mut search: Search,
     run: Option<Run>,
     mut account: Account,
 ) -> Result<Response<Reply>, Box<(Rejection, Account)>> {
@@ -196,9 +215,13 @@ pub fn relay(
     parts.version = Version::HTTP_11;
     let no_body =
         account.of().1 == Method::HEAD || matches!(parts.status, StatusCode::NOT_MODIFIED | StatusCode::NO_CONTENT);
-    if patterns.is_some() && !no_body && parts.headers.get_all(CONTENT_ENCODING).iter().any(coded) {
-        let why = "the upstream coded its reply although it was asked not to";
-        return Err(Box::new((Rejection::new(Code::UpstreamEncoding, why), account)));
+    let patterns = match search.patterns() {
+        Ok(patterns) => patterns,
+        Err(rejection) => return Err(Box::new((rejection, account))),
+    };
+    let coded = !no_body && parts.headers.get_all(CONTENT_ENCODING).iter().any(coded);
+    if patterns.is_some() && coded {
+        return Err(Box::new((unsearchable(), account)));
     }
     let close = parts.headers.get(CONNECTION).is_some();
     if close && forward::strip_hop_by_hop(&mut parts.headers).is_err() {
@@ -214,7 +237,8 @@ pub fn relay(
     // What has no body isn't asked for one: its length may tell of the body that isn't there.
     let ended = no_body || inner.is_end_stream();
     let scrubber = patterns.map(Scrubber::new);
-    let mut download = Download { inner, scrubber, ready: VecDeque::new(), trailers: None, ended, run, account };
+    let ready = VecDeque::new();
+    let mut download = Download { inner, search, scrubber, coded, ready, trailers: None, ended, run, account };
     if ended {
         download.finish();
     }
@@ -226,6 +250,10 @@ fn not_for_the_agent(name: &HeaderName) -> bool {
     let hop = ["keep-alive", "proxy-connection", "transfer-encoding", "upgrade", "te"];
     let ours = ["alt-svc", "proxy-authenticate", "sallyport-error", "sallyport-request-id"];
     hop.contains(&name.as_str()) || ours.contains(&name.as_str())
+}
+
+fn unsearchable() -> Rejection {
+    Rejection::new(Code::UpstreamEncoding, "the upstream coded its reply although it was asked not to")
 }
 
 fn coded(value: &HeaderValue) -> bool {

@@ -317,6 +317,11 @@ impl Scrubber {
         Self { patterns, held: BytesMut::new(), hits: Hits::default() }
     }
 
+    /// From here on these are looked for, also in what is held back.
+    pub fn look_for(&mut self, patterns: Arc<PatternSet>) {
+        self.patterns = patterns;
+    }
+
     /// What is looked for.
     #[must_use]
     pub fn patterns(&self) -> &PatternSet {

@@ -4,5 +4,6 @@
 //! of them that the data path reads: a token's hash leads to its session, grant and key without a
 //! database and without a lock held over an await.
 
+pub mod hosts;
 pub mod records;
 pub mod registry;

@@ -5,15 +5,16 @@
 //! token, an expired session, a disabled key) is seen through atomics by exchanges that hold the
 //! entry already, so each core can find its running exchanges that have to stop.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use dashmap::DashMap;
 use subtle::ConstantTimeEq;
 
+use super::hosts::{HostIndex, KeysOf, SlotHeaders};
 use super::records::{Grant, Project, Session, Standing, Token, Tool};
 use crate::model::{
     Authority, Clock, Environment, GrantId, Host, KeyId, Name, OrgId, ProjectId, Scheme, SessionId, Timestamp,
@@ -229,7 +230,8 @@ pub struct Registry {
     projects: DashMap<ProjectId, Name>,
     tools: DashMap<ToolId, (Name, bool)>,
     index: ArcSwap<HostIndex>,
-    generation: AtomicU64,
+    /// Held while the index is rebuilt, so that none is replaced by one that was begun earlier.
+    rebuilding: Mutex<()>,
     fresh: ArcSwapOption<Moment>,
     max_staleness: Duration,
 }
@@ -247,7 +249,7 @@ impl Registry {
             projects: DashMap::new(),
             tools: DashMap::new(),
             index: ArcSwap::default(),
-            generation: AtomicU64::new(0),
+            rebuilding: Mutex::default(),
             fresh: ArcSwapOption::empty(),
             max_staleness,
         }
@@ -284,17 +286,16 @@ impl Registry {
         self.projects.get(&id).map(|name| name.clone())
     }
 
-    /// The keys whose destinations name this host, enabled or not: those that a reply from it
-    /// might carry back.
+    /// The keys that concern this host.
     #[must_use]
-    pub fn bound_keys(&self, scheme: Scheme, authority: &Authority) -> Vec<Arc<Key>> {
-        self.index.load().bound(scheme, authority).map(Arc::clone).collect()
+    pub fn keys_of(&self, scheme: Scheme, authority: &Authority) -> KeysOf {
+        self.index.load().keys_of(scheme, authority)
     }
 
-    /// Whether any key is bound to this host.
+    /// Whether any key names this host, on whatever port.
     #[must_use]
-    pub fn is_bound(&self, scheme: Scheme, authority: &Authority) -> bool {
-        self.index.load().bound(scheme, authority).next().is_some()
+    pub fn is_named(&self, host: &Host) -> bool {
+        self.index.load().named(host).next().is_some()
     }
 
     /// The headers that keys name as slots, at this moment.
@@ -306,7 +307,7 @@ impl Registry {
     /// A number that changes whenever a key does; what is derived from keys is rebuilt then.
     #[must_use]
     pub fn generation(&self) -> u64 {
-        self.generation.load(Ordering::Acquire)
+        self.index.load().generation
     }
 
     /// Live tokens and sessions, for metrics.
@@ -493,62 +494,8 @@ impl Registry {
     }
 
     fn rebuild_index(&self) {
+        let _alone = self.rebuilding.lock().unwrap_or_else(PoisonError::into_inner);
         let keys = self.keys.iter().filter_map(|cell| cell.get());
-        self.index.store(Arc::new(HostIndex::of(keys)));
-        self.generation.fetch_add(1, Ordering::AcqRel);
-    }
-}
-
-/// The headers that keys name as slots.
-pub struct SlotHeaders(arc_swap::Guard<Arc<HostIndex>>);
-
-impl SlotHeaders {
-    /// Whether any key names this header as a slot.
-    #[must_use]
-    pub fn contains(&self, name: &http::HeaderName) -> bool {
-        self.0.slot_headers.contains(name)
-    }
-}
-
-/// Keys by the hosts that their destinations name.
-#[derive(Default)]
-struct HostIndex {
-    exact: HashMap<Host, Vec<Arc<Key>>>,
-    wildcard: Vec<Arc<Key>>,
-    slot_headers: HashSet<http::HeaderName>,
-}
-
-impl HostIndex {
-    fn of(keys: impl Iterator<Item = Arc<Key>>) -> Self {
-        let mut index = Self::default();
-        for key in keys {
-            index.slot_headers.extend(key.destination.slots.iter().map(|slot| slot.header().clone()));
-            let mut wild = false;
-            for pattern in &key.destination.hosts {
-                match pattern.exact() {
-                    Some(host) => {
-                        let list = index.exact.entry(host.clone()).or_default();
-                        if !list.iter().any(|k| k.id == key.id) {
-                            list.push(Arc::clone(&key));
-                        }
-                    }
-                    None => wild = true,
-                }
-            }
-            if wild {
-                index.wildcard.push(key);
-            }
-        }
-        index
-    }
-
-    fn bound<'a>(&'a self, scheme: Scheme, authority: &'a Authority) -> impl Iterator<Item = &'a Arc<Key>> {
-        let exact = self.exact.get(&authority.host).into_iter().flatten();
-        let wild = self.wildcard.iter().filter(|k| !self.exact_has(&authority.host, k));
-        exact.chain(wild).filter(move |key| key.destination.covers(scheme, authority))
-    }
-
-    fn exact_has(&self, host: &Host, key: &Key) -> bool {
-        self.exact.get(host).is_some_and(|list| list.iter().any(|k| k.id == key.id))
+        self.index.store(Arc::new(HostIndex::of(self.generation() + 1, keys)));
     }
 }

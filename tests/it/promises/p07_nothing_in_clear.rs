@@ -75,10 +75,7 @@ async fn row_that_was_changed_in_the_database_is_refused_and_noted() {
     let store = Store::open(Settings::default(), home.dir(), home.keyring()).await.expect("a store");
     let node = Node::start(&home, &store, NodeSettings::default()).await.expect("a node");
     let evil = sallyport::model::Authority::parse("evil.test", 443).expect("an authority");
-    assert!(
-        !node.shared().registry.is_bound(sallyport::model::Scheme::Https, &evil),
-        "the key isn't pointed elsewhere"
-    );
+    assert!(!node.shared().registry.is_named(&evil.host), "the key isn't pointed elsewhere");
     assert!(node.metrics().contains("sallyport_security_events_total{kind=\"tampered_row\"} 1"));
     node.stop(std::time::Duration::from_secs(1)).await;
     let events = place.ok(&["audit", "query", "--kind", "security"]);
@@ -103,7 +100,7 @@ async fn sealed_version_of_one_key_does_not_open_as_another() {
     let node = Node::start(&home, &store, NodeSettings::default()).await.expect("a node");
     let bound = |host: &str| {
         let authority = sallyport::model::Authority::parse(host, 443).expect("an authority");
-        node.shared().registry.is_bound(sallyport::model::Scheme::Https, &authority)
+        node.shared().registry.is_named(&authority.host)
     };
     assert!(bound("one.test") && !bound("two.test"));
     node.stop(std::time::Duration::from_secs(1)).await;
