@@ -59,7 +59,9 @@ impl Live {
         self.each(|version: SealedVersion| versions.entry(version.key).or_default().push(version)).await?;
         let mut keys: Vec<Key> = Vec::new();
         self.each(|key: Key| keys.push(key)).await?;
-        keys.retain(|key| self.take_versions(key, versions.remove(&key.id).unwrap_or_default()));
+        for key in &keys {
+            self.take_versions(key, versions.remove(&key.id).unwrap_or_default());
+        }
         kept.keys.extend(keys.iter().map(|key| key.id));
         self.registry.put_keys(keys);
         self.each(|grant: Grant| self.registry.put_grant(&grant)).await?;
@@ -101,8 +103,9 @@ impl Live {
         }
     }
 
-    /// Takes a key's versions into the vault; whether the one in force opens.
-    fn take_versions(&self, key: &Key, versions: Vec<SealedVersion>) -> bool {
+    /// Takes a key's versions into the vault. A key whose version in force doesn't open stays bound to
+    /// its hosts all the same: they are refused then, rather than open as those without a key.
+    fn take_versions(&self, key: &Key, versions: Vec<SealedVersion>) {
         let in_force = versions.iter().find(|v| v.version == key.version);
         let loaded = match in_force {
             Some(_) => self.vault.load_all(key, &versions).map_err(|why| why.to_string()),
@@ -116,7 +119,6 @@ impl Live {
                 tracing::error!(error = %why, "the security event can't be recorded");
             }
         }
-        loaded.is_ok()
     }
 
     /// Takes over one change.
@@ -164,8 +166,11 @@ impl Live {
             None => None,
         };
         match key {
-            Some(key) if self.take_versions(&key, version.into_iter().collect()) => self.registry.put_keys([key]),
-            _ => {
+            Some(key) => {
+                self.take_versions(&key, version.into_iter().collect());
+                self.registry.put_keys([key]);
+            }
+            None => {
                 self.registry.remove_key(key_id);
                 self.vault.unload(key_id);
             }

@@ -97,11 +97,19 @@ async fn sealed_version_of_one_key_does_not_open_as_another() {
     .await;
     let home = Home::open(&place.data, Arc::new(SystemClock)).expect("a data directory");
     let store = Store::open(Settings::default(), home.dir(), home.keyring()).await.expect("a store");
-    let node = Node::start(&home, &store, NodeSettings::default()).await.expect("a node");
-    let bound = |host: &str| {
-        let authority = sallyport::model::Authority::parse(host, 443).expect("an authority");
-        node.shared().registry.is_named(&authority.host)
-    };
-    assert!(bound("one.test") && !bound("two.test"));
+    let mut settings = NodeSettings::default();
+    let nobody = "127.0.0.1:1".parse().expect("an address");
+    for host in ["one.test", "two.test"] {
+        let authority = sallyport::model::Authority::parse(host, 80).expect("an authority");
+        settings.upstream.resolve.insert(authority, nobody);
+    }
+    let node = Node::start(&home, &store, settings).await.expect("a node");
+    // The host is refused: it isn't open as one without a key.
+    let proxy = node.forward.expect("it listens");
+    for (host, code) in [("one.test", "upstream_unreachable"), ("two.test", "internal")] {
+        let mut agent = crate::support::Raw::new(tokio::net::TcpStream::connect(proxy).await.expect("it listens"));
+        agent.send(format!("GET http://{host}/ HTTP/1.1\r\nhost: {host}\r\n\r\n")).await;
+        assert_eq!(agent.reply().await.expect("an answer").code, code, "{host}");
+    }
     node.stop(std::time::Duration::from_secs(1)).await;
 }
