@@ -1,5 +1,4 @@
-//! 1. The agent never sees a key: in replies that began before the key was there, and on ports to which
-//! it never goes.
+//! 1. The agent never sees a key: neither later nor through another port.
 
 use std::sync::Mutex;
 
