@@ -1,6 +1,7 @@
 //! `sallyport run`.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -229,7 +230,7 @@ async fn supervise(
         }
         Err(why) => {
             eprintln!("sallyport: {}", isolate::consequence(why));
-            args.command.clone()
+            args.command.iter().map(OsString::from).collect()
         }
     };
     let code = wait(&command, child).await;
@@ -272,6 +273,10 @@ fn hidden(home: &Home, config: &Config) -> Vec<PathBuf> {
             all.push(PathBuf::from(format!("{}{companion}", file.display())));
         }
     }
+    // What a link in the data directory leads to lies elsewhere; policies are for everybody.
+    let entries = std::fs::read_dir(home.dir()).into_iter().flatten().flatten();
+    let links = entries.map(|entry| entry.path()).filter(|path| path.is_symlink() && !path.ends_with("policies"));
+    all.extend(links.filter_map(|path| path.canonicalize().ok()));
     // What lies in the data directory is covered with it.
     all.retain(|path| path == home.dir() || !path.starts_with(home.dir()));
     all
@@ -310,7 +315,10 @@ impl Drop for PublicFiles {
 
 /// Runs the command and passes signals to it. Its exit code is ours; 128 and the signal's number if
 /// one ended it, as shells have it.
-async fn wait(command: &[String], environment: impl IntoIterator<Item = (String, String)>) -> anyhow::Result<ExitCode> {
+async fn wait(
+    command: &[OsString],
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> anyhow::Result<ExitCode> {
     use std::os::unix::process::ExitStatusExt as _;
     let Some((program, arguments)) = command.split_first() else { bail!("no command") };
     let environment: HashMap<String, String> = environment.into_iter().collect();

@@ -10,6 +10,7 @@
 //! It doesn't hold where the kernel gives users no namespaces, nor for a command that runs as root,
 //! which could undo it.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -23,11 +24,11 @@ const SECOND: &str = "__init";
 /// What a command runs as: its program and arguments, in front of which the first stage stands.
 /// `hidden` are the directories and files that are covered.
 #[must_use]
-pub fn wrapped(hidden: &[PathBuf], command: &[String]) -> Vec<String> {
-    let mut all = vec!["/proc/self/exe".to_owned(), FIRST.to_owned()];
-    all.extend(hidden.iter().map(|path| path.to_string_lossy().into_owned()));
-    all.push(END.to_owned());
-    all.extend_from_slice(command);
+pub fn wrapped(hidden: &[PathBuf], command: &[String]) -> Vec<OsString> {
+    let mut all = vec!["/proc/self/exe".into(), FIRST.into()];
+    all.extend(hidden.iter().map(OsString::from));
+    all.push(END.into());
+    all.extend(command.iter().map(OsString::from));
     all
 }
 
@@ -37,7 +38,7 @@ pub fn wrapped(hidden: &[PathBuf], command: &[String]) -> Vec<String> {
 pub fn entered() -> Option<ExitCode> {
     let mut arguments = std::env::args_os().skip(1);
     let stage = arguments.next()?;
-    let text = |a: std::ffi::OsString| a.to_string_lossy().into_owned();
+    let text = |a: OsString| a.to_string_lossy().into_owned();
     let outcome = if stage == FIRST {
         let hidden: Vec<_> = arguments.by_ref().take_while(|a| *a != END).map(PathBuf::from).collect();
         linux::first(&hidden, &arguments.map(text).collect::<Vec<_>>())

@@ -73,11 +73,11 @@ fn save_stores_the_key_and_a_later_run_does_without_the_variable() {
 
 /// Runs `sallyport run` as a user who is not root, since root could undo the isolation.
 fn as_nobody(script: &str) -> String {
-    as_nobody_from(".", script)
+    as_nobody_from(".", "", script)
 }
 
-/// The same, started in this directory.
-fn as_nobody_from(start: &str, script: &str) -> String {
+/// The same, started in this directory after it was prepared so.
+fn as_nobody_from(start: &str, prepare: &str, script: &str) -> String {
     let dir = tempfile::tempdir().expect("a temporary directory");
     std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).expect("changed");
     // The build directory may be closed to others.
@@ -96,7 +96,7 @@ fn as_nobody_from(start: &str, script: &str) -> String {
         command
     };
     assert!(as_user().arg("init").output().expect("it runs").status.success());
-    let wrapped = format!("cd \"$0\" && exec \"$1\" run -- sh -c '{}'", script.replace('\'', r"'\''"));
+    let wrapped = format!("{prepare} cd \"$0\" && exec \"$1\" run -- sh -c '{}'", script.replace('\'', r"'\''"));
     let mut command = Command::new("sh");
     if rustix::process::geteuid().is_root() {
         command = Command::new("setpriv");
@@ -137,13 +137,19 @@ fn isolated_command_sees_no_data_directory_and_no_other_process() {
 #[test]
 fn isolated_command_is_not_let_in_by_where_it_was_started() {
     // `as_nobody` starts in the directory above; here the start is inside.
-    let text = as_nobody_from("data", "ls -A . | wc -l; cat kek 2>&1; ls -d /proc/[0-9]* | wc -l");
+    let text = as_nobody_from("data", "", "ls -A . | wc -l; cat kek 2>&1; ls -d /proc/[0-9]* | wc -l");
     let lines: Vec<_> = text.lines().filter(|l| !l.starts_with("sallyport:")).collect();
     assert_eq!(lines[0], "0", "{text}");
     assert!(text.contains("No such file"), "{text}");
-    let text = as_nobody_from("/proc", "ls -d [0-9]* | wc -l");
+    let text = as_nobody_from("/proc", "", "ls -d [0-9]* | wc -l");
     let count: usize = text.lines().find_map(|l| l.trim().parse().ok()).expect("a number");
     assert!(count < 8, "{text}");
+}
+
+#[test]
+fn isolated_command_does_not_see_what_the_data_directory_links_to() {
+    let text = as_nobody_from(".", "mv data/kek kek && ln -s ../kek data/kek;", "wc -c < kek");
+    assert!(text.lines().any(|line| line.trim() == "0"), "{text}");
 }
 
 #[test]
