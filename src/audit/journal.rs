@@ -12,7 +12,7 @@ use super::Error;
 use super::chain::{Chain, Place};
 use super::layout::{MAX_CHAINS, lock, make_dir, slot_name};
 use super::record::{Intent, Outcome, OutcomeWord, RecordKind};
-use crate::model::{Clock, ExchangeId, KeyId, Secret};
+use crate::model::{Clock, ExchangeId, KeyId, Name, Secret, SessionId, TokenId};
 
 /// The keys of the audit, both derived from the KEK.
 pub struct AuditKeys {
@@ -179,6 +179,17 @@ impl Journal {
     }
 }
 
+/// Who asked for what was refused, as far as that is known.
+#[derive(Debug, Clone, Default)]
+pub struct Asker {
+    /// The session, by its token or its proxy credentials.
+    pub session: Option<SessionId>,
+    /// The token.
+    pub token: Option<TokenId>,
+    /// The name of the token's key.
+    pub key: Option<Name>,
+}
+
 /// The writer of one core.
 #[derive(Clone)]
 pub struct Writer(Rc<RefCell<Chain>>);
@@ -204,6 +215,7 @@ impl Writer {
         detail: &str,
         authority: Option<&str>,
         client: Option<&str>,
+        asker: &Asker,
     ) {
         self.0.borrow_mut().hold(RecordKind::Denied, |line| {
             line.id("exchange", exchange.as_bytes());
@@ -214,6 +226,15 @@ impl Writer {
             }
             if let Some(client) = client {
                 line.text("client", client);
+            }
+            if let Some(session) = &asker.session {
+                line.id("session", session.as_bytes());
+            }
+            if let Some(token) = &asker.token {
+                line.id("token", token.as_bytes());
+            }
+            if let Some(key) = &asker.key {
+                line.text("key", key.as_str());
             }
         });
     }

@@ -21,7 +21,7 @@ mod verify;
 #[cfg(test)]
 mod tests;
 
-pub use journal::{AuditKeys, Counts, Draft, Journal, Receipt, Settings, SharedWriter, Writer};
+pub use journal::{Asker, AuditKeys, Counts, Draft, Journal, Receipt, Settings, SharedWriter, Writer};
 pub use query::{Filter, Follow, query};
 pub use record::{Intent, Outcome, OutcomeWord, RecordKind, acts_on_display};
 pub use verify::{Report, Trouble, public_key, verify, verify_signatures};

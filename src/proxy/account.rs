@@ -12,8 +12,9 @@ use super::scrub::Hits;
 use super::target::Target;
 use super::tunnel::Tunnel;
 use super::upload::Counted;
-use crate::audit::{Draft, Outcome, OutcomeWord};
+use crate::audit::{Asker, Draft, Outcome, OutcomeWord};
 use crate::model::{Authority, ExchangeId, SessionId};
+use crate::session::registry::{LiveSession, LiveToken};
 
 /// What is written when the exchange ends, however it ends.
 pub struct Account {
@@ -25,7 +26,7 @@ pub struct Account {
     started: Instant,
     counted: Rc<Counted>,
     drafts: Vec<Draft>,
-    session: Option<SessionId>,
+    asker: Asker,
     rule: Option<Arc<str>>,
     inert: u32,
     /// The status that the agent gets; 0 until there is one.
@@ -48,7 +49,7 @@ impl Account {
             started: Instant::now(),
             counted,
             drafts: Vec::new(),
-            session: None,
+            asker: Asker::default(),
             rule: None,
             inert: 0,
             status: 0,
@@ -87,6 +88,22 @@ impl Account {
         self.authority.as_ref()
     }
 
+    /// Whose proxy credentials came with the request.
+    pub fn of_session(&mut self, session: &LiveSession) {
+        self.asker.session = Some(session.id);
+    }
+
+    /// The token for which the request is refused.
+    pub fn of_token(&mut self, token: &LiveToken) {
+        let key = token.key().map(|key| key.name.clone());
+        self.asker = Asker { session: self.asker.session.or(Some(token.session.id)), token: Some(token.id), key };
+    }
+
+    /// Who asks, as far as that is known.
+    pub fn asker(&self) -> &Asker {
+        &self.asker
+    }
+
     /// How many tokens stand where none is swapped.
     pub fn inert(&mut self, tokens: u32) {
         self.inert = tokens;
@@ -94,7 +111,7 @@ impl Account {
 
     /// An intent was recorded: its outcome is owed.
     pub fn owe(&mut self, session: SessionId, rule: Option<Arc<str>>, draft: Draft) {
-        self.session = Some(session);
+        self.asker.session = Some(session);
         self.rule = rule;
         self.drafts.push(draft);
     }
@@ -151,7 +168,7 @@ impl Account {
         self.core.log(&Line {
             exchange: self.exchange,
             mode: self.tunnel.mode,
-            session: self.session,
+            session: self.asker.session,
             method: self.method.as_str(),
             authority: self.authority.as_ref(),
             status: self.status,

@@ -15,7 +15,7 @@ use super::running::{Draining, Running};
 use super::scrub::PatternSet;
 use super::settings::Settings;
 use super::tunnel::Tunnel;
-use crate::audit;
+use crate::audit::{self, Asker};
 use crate::model::{Authority, Clock, ExchangeId, Scheme, Secret, SessionId};
 use crate::policy::{self, ScrubPermit};
 use crate::session::hosts::KeysOf;
@@ -206,7 +206,7 @@ impl Core {
     /// Counts and logs a refusal that happened before an exchange began.
     pub fn note_refused(&self, exchange: ExchangeId, mode: Mode, rejection: &Rejection) {
         self.shared.metrics.denied(rejection.code.as_str());
-        self.audit.denied(exchange, rejection.code.as_str(), &rejection.detail, None, None);
+        self.audit.denied(exchange, rejection.code.as_str(), &rejection.detail, None, None, &Asker::default());
         tracing::warn!(
             request.id = %exchange,
             mode = mode.as_str(),
@@ -217,10 +217,17 @@ impl Core {
     }
 
     /// Counts and records a refusal inside an exchange, whose log line says the rest.
-    pub fn refused(&self, exchange: ExchangeId, tunnel: &Tunnel, to: Option<&Authority>, rejection: &Rejection) {
+    pub fn refused(
+        &self,
+        exchange: ExchangeId,
+        tunnel: &Tunnel,
+        to: Option<&Authority>,
+        asker: &Asker,
+        rejection: &Rejection,
+    ) {
         self.shared.metrics.denied(rejection.code.as_str());
         let (code, client) = (rejection.code.as_str(), tunnel.client.as_deref());
-        self.audit.denied(exchange, code, &rejection.detail, to.map(ToString::to_string).as_deref(), client);
+        self.audit.denied(exchange, code, &rejection.detail, to.map(ToString::to_string).as_deref(), client, asker);
     }
 
     /// One line for each exchange, at the level of its outcome.

@@ -38,7 +38,7 @@ pub async fn serve(core: Rc<Core>, tunnel: Rc<Tunnel>, request: Request<Incoming
     match run(&core, &tunnel, exchange, request, account).await {
         Ok(response) => response,
         Err((rejection, mut account)) => {
-            core.refused(exchange, &tunnel, account.authority(), &rejection);
+            core.refused(exchange, &tunnel, account.authority(), account.asker(), &rejection);
             let response = rejection.response(exchange);
             account.close(response.status().as_u16(), Some(&rejection));
             response.map(|body| Reply::Own(Some(body)))
@@ -67,11 +67,20 @@ async fn run(
     let target = step!(target::read(core, tunnel, &request));
     account.to(&target);
     let session = step!(who(core, tunnel, &request));
+    if let Some(session) = &session {
+        account.of_session(session);
+    }
     let bound = core.bound(target.scheme, &target.authority);
     let now = shared.clock.now();
     let searching = Instant::now();
     let identified =
-        step!(identify::identify(request.headers(), &shared.registry, bound.keys(), &target, session.as_ref(), now));
+        identify::identify(request.headers(), &shared.registry, bound.keys(), &target, session.as_ref(), now);
+    if identified.is_err()
+        && let Some(token) = identify::first_known(request.headers(), &shared.registry)
+    {
+        account.of_token(&token);
+    }
+    let identified = step!(identified);
     core.timed.lookup(searching.elapsed());
     account.inert(identified.inert);
     let method = request.method().clone();
@@ -88,7 +97,11 @@ async fn run(
         registry: &shared.registry,
     };
     let mut policies = shared.policies.current();
-    let mut authorized = step!(authorize::authorize(&policies, &question, &identified));
+    let authorized = authorize::authorize(&policies, &question, &identified);
+    if let (Err(_), Some(found)) = (&authorized, identified.found.first()) {
+        account.of_token(&found.token);
+    }
+    let mut authorized = step!(authorized);
     step!(fresh(core, &authorized));
     // Before a key is used, it is certain that the reply can be searched for it.
     step!(core.patterns(&bound, &target.authority));

@@ -100,6 +100,11 @@ pub fn identify(
     Ok(all)
 }
 
+/// The first token that is known here, whether or not it may be used: who asked for what is refused.
+pub fn first_known(headers: &HeaderMap, registry: &Registry) -> Option<Arc<LiveToken>> {
+    headers.iter().find_map(|(name, value)| registry.token(&locate(name, value.as_bytes())?.1.hash))
+}
+
 /// A token's place in a header's value and its hash.
 struct Located {
     hash: TokenHash,

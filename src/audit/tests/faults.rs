@@ -92,7 +92,7 @@ fn full_disk_refuses_receipts_and_loses_nothing() {
     }
     owed.finish(outcome());
     for _ in 0..200 {
-        writer.denied(bench.exchange, "policy_denied", "the rule denies it", None, None);
+        writer.denied(bench.exchange, "policy_denied", "the rule denies it", None, None, &Asker::default());
     }
     assert!(writer.flush().is_err());
     assert!(writer.waiting() < 3 * 4096, "{} bytes wait", writer.waiting());
@@ -141,7 +141,14 @@ fn refusals_are_not_dropped_while_they_can_be_written() {
     let journal = bench.journal_with(Settings { held_bytes: 1024, ..Settings::default() });
     let writer = journal.writer().unwrap();
     for _ in 0..100 {
-        writer.denied(bench.exchange, "policy_denied", "the rule denies it", Some("api.example.com"), None);
+        writer.denied(
+            bench.exchange,
+            "policy_denied",
+            "the rule denies it",
+            Some("api.example.com"),
+            None,
+            &Asker::default(),
+        );
         assert!(writer.waiting() < 2048);
     }
     writer.flush().unwrap();

@@ -215,7 +215,7 @@ fn text_of_an_agent_can_not_break_a_line_or_forge_a_record() {
     for row in rows {
         let intent = Intent { path: row, rule: row, ..bench.intent() };
         writer.intent(&intent).unwrap();
-        writer.denied(bench.exchange, row, row, Some(row), None);
+        writer.denied(bench.exchange, row, row, Some(row), None, &Asker::default());
     }
     drop(writer);
     assert_eq!(bench.verify().troubles, []);
