@@ -3,8 +3,8 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -26,6 +26,9 @@ use super::{Peer, Settings};
 
 /// How long after a failed `accept` the next try comes.
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// How often it is looked whether the data directory's socket is still there.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// Serves the API on the network until `stop`, then waits for what runs until `hard`.
 pub async fn network(
@@ -73,30 +76,72 @@ pub async fn network(
     tasks.wait().await;
 }
 
-/// Serves the API on a socket of mode 0600 until `stop`. One that a dead process left is replaced.
-///
-/// # Errors
-/// The socket can't be made.
-pub fn bind_socket(path: &Path) -> std::io::Result<UnixListener> {
-    match std::fs::remove_file(path) {
-        Err(why) if why.kind() != std::io::ErrorKind::NotFound => return Err(why),
-        _ => {}
+/// A socket of mode 0600 in the data directory. Of several nodes on one directory the newest has it,
+/// and when that ends, one that still runs.
+pub struct Socket {
+    path: PathBuf,
+    listener: UnixListener,
+    /// Device and inode: whether what is at the path is still this one.
+    place: (u64, u64),
+}
+
+impl Socket {
+    /// Makes the socket in place of one that another process left or has.
+    ///
+    /// # Errors
+    /// It can't be made.
+    pub fn bind(path: PathBuf) -> std::io::Result<Self> {
+        match std::fs::remove_file(&path) {
+            Err(why) if why.kind() != std::io::ErrorKind::NotFound => Err(why),
+            _ => Self::make(path),
+        }
     }
-    // The directory is 0700, so nobody can connect before the mode is set.
-    let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
+
+    fn make(path: PathBuf) -> std::io::Result<Self> {
+        // The directory is 0700, so nobody can connect before the mode is set.
+        let listener = UnixListener::bind(&path)?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+        let place = place(&path)?;
+        Ok(Self { path, listener, place })
+    }
+
+    /// Makes the socket again if there is none: the node that had it has ended.
+    fn keep(&mut self) {
+        let gone = matches!(place(&self.path), Err(why) if why.kind() == std::io::ErrorKind::NotFound);
+        if gone && let Ok(fresh) = Self::make(self.path.clone()) {
+            *self = fresh;
+        }
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if place(&self.path).is_ok_and(|place| place == self.place) {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn place(path: &Path) -> std::io::Result<(u64, u64)> {
+    std::fs::symlink_metadata(path).map(|it| (it.dev(), it.ino()))
 }
 
 /// Serves the API to the data directory's own user until `stop`.
-pub async fn socket(listener: UnixListener, router: Router, settings: Settings, stop: CancellationToken) {
+pub async fn socket(mut socket: Socket, router: Router, settings: Settings, stop: CancellationToken) {
     let (permits, tasks) = (Arc::new(Semaphore::new(settings.connections)), TaskTracker::new());
     let settings = Arc::new(settings);
     let own = rustix::process::geteuid().as_raw();
     loop {
-        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { break };
+        let permit = tokio::select! {
+            Ok(permit) = Arc::clone(&permits).acquire_owned() => permit,
+            () = stop.cancelled() => break,
+        };
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = socket.listener.accept() => accepted,
+            () = tokio::time::sleep(LOOK) => {
+                socket.keep();
+                continue;
+            }
             () = stop.cancelled() => break,
         };
         let Ok((stream, _)) = accepted else {
@@ -115,6 +160,7 @@ pub async fn socket(listener: UnixListener, router: Router, settings: Settings, 
             connection(stream, Peer::Local, router, &settings, stop).await;
         });
     }
+    drop(socket);
     tasks.close();
     tasks.wait().await;
 }

@@ -72,8 +72,9 @@ pub async fn serve(home: &Home, config: Config, source: Source) -> anyhow::Resul
         tasks.spawn(server::network(listener, tls, router.clone(), config.admin.clone(), stop.clone()));
     }
     let socket = home.socket();
-    let listener = server::bind_socket(&socket).with_context(|| format!("making {}", socket.display()))?;
-    tasks.spawn(server::socket(listener, router, config.admin.clone(), stop.clone()));
+    let why = format!("making {}", socket.display());
+    let socket = server::Socket::bind(socket).context(why)?;
+    tasks.spawn(server::socket(socket, router, config.admin.clone(), stop.clone()));
     for (what, at) in [
         ("forward proxy", node.forward),
         ("forward proxy behind TLS", node.forward_tls),
@@ -92,7 +93,6 @@ pub async fn serve(home: &Home, config: Config, source: Source) -> anyhow::Resul
     tracing::info!(seconds = drain.as_secs(), "stopping: running exchanges are finished first");
     stop.cancel();
     tasks.close();
-    let _ = std::fs::remove_file(&socket);
     let end = node.end();
     if !signals.drain(node.stop(drain), drain + std::time::Duration::from_secs(1)).await {
         end.cancel();
