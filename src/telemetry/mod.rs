@@ -24,7 +24,7 @@ static SET_FILTER: OnceLock<SetFilter> = OnceLock::new();
 
 /// Starts logging to standard error. `level` is a filter such as `info` or `sallyport=debug`.
 pub fn init_logs(level: &str, json: bool) {
-    let filter = EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = filter(level).unwrap_or_else(|_| EnvFilter::new("info"));
     let (filter, handle) = tracing_subscriber::reload::Layer::new(filter);
     let lines = tracing_subscriber::fmt::layer().with_writer(lines::Lines).with_target(false).with_timer(time::Utc);
     let registry = tracing_subscriber::registry().with(filter);
@@ -43,9 +43,18 @@ pub fn init_logs(level: &str, json: bool) {
     }
 }
 
+/// The filter of a setting. A plain level leaves out what the database driver says of each statement:
+/// the store is asked for changes ten times a second, and nothing else could be found among that.
+fn filter(level: &str) -> Result<EnvFilter, tracing_subscriber::filter::ParseError> {
+    match level.trim().to_ascii_lowercase().as_str() {
+        level @ ("debug" | "trace") => EnvFilter::try_new(format!("{level},sqlx=info")),
+        _ => EnvFilter::try_new(level),
+    }
+}
+
 /// Changes the filter of the logs.
 pub fn set_filter(level: &str) {
-    if let (Some(set), Ok(filter)) = (SET_FILTER.get(), EnvFilter::try_new(level)) {
+    if let (Some(set), Ok(filter)) = (SET_FILTER.get(), filter(level)) {
         set(filter);
     }
 }
