@@ -4,7 +4,7 @@ use clap::Subcommand;
 use serde_json::json;
 
 use super::client::Client;
-use super::output;
+use super::output::{self, say};
 
 #[derive(Subcommand)]
 pub enum Command {
@@ -55,7 +55,7 @@ pub async fn run(client: &Client, command: Command) -> anyhow::Result<()> {
             }
             output::show(&answer["request"], false)?;
             if answer["started"].is_object() {
-                println!("\nThe session that it bought:\n");
+                say!("\nThe session that it bought:\n");
                 output::show(&answer["started"], false)?;
             }
             Ok(())

@@ -1,7 +1,6 @@
 //! `sallyport audit`.
 
 use std::collections::HashSet;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -10,7 +9,7 @@ use anyhow::Context as _;
 use clap::Subcommand;
 use serde_json::Value;
 
-use super::output::cell;
+use super::output::{cell, count, put, say};
 use crate::app::Home;
 use crate::audit::{Filter, Follow, Report, acts_on_display, public_key, query, verify, verify_signatures};
 use crate::model::Timestamp;
@@ -116,7 +115,7 @@ pub fn run(
             Ok(report(&verify(&home.audit_dir(), &home.audit_keys())?, *json))
         }
         Command::PublicKey => {
-            println!("{}", hex::encode(public_key(&home()?.audit_keys())?));
+            say!("{}", hex::encode(public_key(&home()?.audit_keys())?));
             Ok(ExitCode::SUCCESS)
         }
         Command::Query { which, limit } => {
@@ -154,15 +153,19 @@ fn report(report: &Report, json: bool) -> ExitCode {
         let value = serde_json::json!({
             "chains": chains, "records": records, "signatures": signatures, "unsigned": unsigned, "troubles": troubles
         });
-        println!("{value}");
+        say!("{value}");
     } else {
         if troubles.is_empty() {
-            println!(
-                "{chains} chains, {records} records, {signatures} signatures, {unsigned} records after the last: all whole"
+            say!(
+                "{}, {}, {}, {} after the last: all whole",
+                count(*chains, "chain"),
+                count(*records, "record"),
+                count(*signatures, "signature"),
+                count(*unsigned, "record")
             );
         }
         for t in troubles {
-            println!("{}:{}: record {}: {}", t.file.display(), t.line, t.seq, t.why);
+            say!("{}:{}: record {}: {}", t.file.display(), t.line, t.seq, t.why);
         }
     }
     if troubles.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
@@ -170,9 +173,8 @@ fn report(report: &Report, json: bool) -> ExitCode {
 
 /// Prints records; false if nobody reads them any more.
 fn print(records: &[Value], json: bool) -> bool {
-    let mut out = std::io::stdout().lock();
     let lines = records.iter().map(|record| if json { json_line(record) } else { line(record) });
-    lines.into_iter().all(|line| writeln!(out, "{line}").is_ok()) && out.flush().is_ok()
+    lines.into_iter().all(|line| put(format_args!("{line}\n")))
 }
 
 fn tail(dir: &Path, filter: Filter, json: bool) -> anyhow::Result<ExitCode> {
@@ -217,7 +219,10 @@ fn line(record: &Value) -> String {
             format!("session={}", text("session")),
         ],
         "outcome" => vec![text("outcome"), text("status"), format!("{} B out", text("bytesOut"))],
-        "denied" => vec![text("code"), text("authority"), text("detail")],
+        "denied" => {
+            let session = Some(text("session")).filter(|id| !id.is_empty()).map(|id| format!("session={id}"));
+            vec![text("code"), text("authority"), text("detail"), session.unwrap_or_default()]
+        }
         "admin" | "security" => vec![text("principal"), text("action"), text("subject"), text("detail")],
         _ => vec![format!("record {}", text("seq"))],
     };

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use clap::Subcommand;
 use serde_json::json;
 
-use super::output;
+use super::output::{self, put, say};
 use crate::app::Home;
 use crate::tls::trust;
 
@@ -37,7 +37,7 @@ pub fn run(home: &Home, command: Command) -> anyhow::Result<()> {
                 let ends = home.ca()?.not_after().to_string();
                 return output::show(&json!({ "file": path, "expiresAt": ends, "pem": home.ca_pem() }), true);
             }
-            print!("{}", home.ca_pem());
+            put(format_args!("{}", home.ca_pem()));
             eprintln!("It is in {}; agents also find it with the system's roots in ca-bundle.pem.", path.display());
             Ok(())
         }
@@ -47,7 +47,7 @@ pub fn run(home: &Home, command: Command) -> anyhow::Result<()> {
             for (name, text) in [("ca.pem", home.ca_pem()), ("ca-bundle.pem", bundle.as_str())] {
                 let path = dir.join(name);
                 std::fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
-                println!("{}", path.display());
+                say!("{}", path.display());
             }
             Ok(())
         }

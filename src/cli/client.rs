@@ -49,6 +49,13 @@ pub struct Server {
     server_ca: Vec<PathBuf>,
 }
 
+impl Server {
+    /// Whether another admin API is meant than that of the data directory.
+    pub fn is_given(&self) -> bool {
+        self.server.is_some()
+    }
+}
+
 enum Transport {
     InProcess(axum::Router),
     Socket(PathBuf),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
+use super::output::{count, say};
 use crate::app::{Home, server::Source};
 use crate::audit;
 use crate::config::Config;
@@ -89,9 +90,10 @@ fn of_home(home: &Home, all: &mut Vec<(&str, Finding)>) {
         }
     });
     all.push(match audit::verify(&home.audit_dir(), &home.audit_keys()) {
-        Ok(report) if report.troubles.is_empty() => {
-            ("audit", Good(format!("{} records in {} chains, all whole", report.records, report.chains)))
-        }
+        Ok(report) if report.troubles.is_empty() => (
+            "audit",
+            Good(format!("{} in {}, all whole", count(report.records, "record"), count(report.chains, "chain"))),
+        ),
         Ok(report) => {
             ("audit", Bad(format!("{} chains are not whole; see `sallyport audit verify`", report.troubles.len())))
         }
@@ -115,10 +117,10 @@ fn print(all: &[(&str, Finding)], json: bool) -> anyhow::Result<()> {
     if json {
         let rows: Vec<_> =
             rows.map(|(what, how, text)| json!({ "what": what, "state": how, "detail": text })).collect();
-        println!("{}", serde_json::to_string_pretty(&rows)?);
+        say!("{}", serde_json::to_string_pretty(&rows)?);
     } else {
         for (what, how, text) in rows {
-            println!("{how:<5} {what}: {text}");
+            say!("{how:<5} {what}: {text}");
         }
     }
     Ok(())

@@ -6,6 +6,7 @@ use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
 
 use super::client::Client;
+use super::output::say;
 use crate::app::Home;
 use crate::config::Config;
 use crate::run::{Surroundings, environment};
@@ -47,6 +48,7 @@ pub async fn run(
         "environment": args.environment,
         "durationSeconds": args.lasts,
     }));
+    let providers = providers(client, &args).await?;
     let started = client.post("/api/v1/mcp/sessions", &body).await?;
     let text = |value: &Value, field: &str| value[field].as_str().unwrap_or_default().to_owned();
     let id = text(&started, "id");
@@ -61,12 +63,25 @@ pub async fn run(
     for name in &args.keys {
         let path = format!("/api/v1/mcp/sessions/{id}/keys/{}/proxy-token", super::segment(name));
         let value = text(&client.post(&path, &json!({})).await?, "value");
-        let key = client.get(&format!("/api/v1/api-keys/{}", super::segment(name))).await?;
-        for variable in variables_of(&text(&key, "provider"), name) {
+        for variable in variables_of(providers.get(name).map_or("", String::as_str), name) {
             variables.insert(variable, value.clone());
         }
     }
     print(&variables, args.json)
+}
+
+/// The provider of each key of the session's project and environment, by the key's name. The same
+/// name may stand for other keys elsewhere.
+async fn providers(client: &Client, args: &Args) -> anyhow::Result<BTreeMap<String, String>> {
+    let project = match &args.tool {
+        Some(tool) => client.get(&format!("/api/v1/mcp/tools/{}", super::segment(tool))).await?["project"].clone(),
+        None => json!("default"),
+    };
+    let project = super::segment(project.as_str().unwrap_or_default());
+    let environment = super::segment(args.environment.as_deref().unwrap_or("development"));
+    let keys = client.all(&format!("/api/v1/api-keys?project={project}&environment={environment}")).await?;
+    let text = |key: &Value, field: &str| key[field].as_str().unwrap_or_default().to_owned();
+    Ok(keys.iter().map(|key| (text(key, "name"), text(key, "provider"))).collect())
 }
 
 /// The variables in which a key's token belongs: the provider's, else the key's name in capitals.
@@ -82,11 +97,11 @@ pub fn variables_of(provider: &str, name: &str) -> Vec<String> {
 
 fn print(variables: &BTreeMap<String, String>, json: bool) -> anyhow::Result<()> {
     if json {
-        println!("{}", serde_json::to_string_pretty(variables)?);
+        say!("{}", serde_json::to_string_pretty(variables)?);
         return Ok(());
     }
     for (name, value) in variables {
-        println!("export {name}='{}'", value.replace('\'', r"'\''"));
+        say!("export {name}='{}'", value.replace('\'', r"'\''"));
     }
     Ok(())
 }

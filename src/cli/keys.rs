@@ -4,6 +4,7 @@ use clap::Subcommand;
 use serde_json::{Value, json};
 
 use super::client::Client;
+use super::output::say;
 use super::{output, secret};
 use crate::model::Name;
 
@@ -160,7 +161,7 @@ pub async fn run(client: &Client, command: Command) -> anyhow::Result<()> {
         Command::Enable { key } => set_state(client, &key, "enabled").await,
         Command::Delete { key } => {
             client.delete(&at(&key)).await?;
-            println!("The key {key} is deleted.");
+            say!("The key {key} is deleted.");
             Ok(())
         }
     }
@@ -206,6 +207,6 @@ async fn create(client: &Client, add: Add) -> anyhow::Result<Value> {
 
 async fn set_state(client: &Client, key: &str, state: &str) -> anyhow::Result<()> {
     client.put(&at(key), &json!({ "state": state })).await?;
-    println!("The key {key} is {state}.");
+    say!("The key {key} is {state}.");
     Ok(())
 }

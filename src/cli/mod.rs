@@ -145,6 +145,7 @@ pub fn main() -> ExitCode {
     let ended = runtime.block_on(dispatch(cli));
     crate::telemetry::flush();
     match ended {
+        Ok(_) if let Some(why) = output::lost() => failed(&anyhow::anyhow!("writing standard output: {why}")),
         Ok(code) => code,
         Err(why) => failed(&why),
     }
@@ -193,8 +194,21 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Ok((home()?, config))
     };
     let client = async || Client::new(&server, both).await;
+    let local = match &command {
+        Command::Env(_) => "env",
+        Command::Audit(_) => "audit",
+        Command::Store(_) => "store",
+        Command::Policy(policy::Command::Check { .. }) => "policy check",
+        _ => "",
+    };
+    if server.is_given() && !local.is_empty() {
+        anyhow::bail!(
+            "`sallyport {local}` reads the data directory of this machine and asks no other node: leave out --server \
+             (or SALLYPORT_SERVER), or run it where that node runs"
+        );
+    }
     match command {
-        Command::Demo => crate::demo::run().await?,
+        Command::Demo => crate::demo::run(&|text| _ = output::put(text)).await?,
         Command::Run(args) => {
             let (home, config) = both()?;
             return run::run(&home, &config, args).await;
@@ -212,7 +226,8 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Access(command) => access::run(&client().await?, command).await?,
         Command::Sessions(command) => sessions::run(&client().await?, command).await?,
         Command::Tokens(command) => sessions::tokens(&client().await?, command).await?,
-        Command::Policy(policy::Command::Check) => return Ok(policy::check(&home()?)),
+        Command::Policy(policy::Command::Check { dir: Some(dir) }) => return policy::check(&dir),
+        Command::Policy(policy::Command::Check { dir: None }) => return policy::check(&home()?.policy_dir()),
         Command::Policy(policy::Command::Explain(question)) => policy::explain(&client().await?, question).await?,
         Command::Audit(command) => return audit::run(&home, &dir, &command),
         Command::Providers(command) => providers::run(&command)?,
@@ -223,7 +238,9 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Doctor { json } => return doctor::run(&dir()?, config, json).await,
         Command::Completions { shell } => {
             let mut command = <Cli as clap::CommandFactory>::command();
-            clap_complete::generate(shell, &mut command, "sallyport", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut command, "sallyport", &mut script);
+            output::put(format_args!("{}", String::from_utf8(script)?));
         }
     }
     Ok(ExitCode::SUCCESS)

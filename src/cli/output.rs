@@ -1,17 +1,53 @@
 //! What commands print: tables for people, JSON for programs.
 
+use std::fmt::Arguments;
+use std::io::{ErrorKind, Write as _};
+use std::sync::OnceLock;
+
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
 use serde_json::Value;
 
+/// Why standard output takes nothing any more.
+static LOST: OnceLock<std::io::Error> = OnceLock::new();
+
+/// Prints; false if nobody reads it any more. Unlike `print!`, it doesn't panic then: `main` says
+/// what [`lost`] found.
+pub fn put(text: Arguments<'_>) -> bool {
+    if LOST.get().is_some() {
+        return false;
+    }
+    let mut out = std::io::stdout().lock();
+    match out.write_fmt(text).and_then(|()| out.flush()) {
+        Ok(()) => true,
+        Err(why) => {
+            let _ = LOST.set(why);
+            false
+        }
+    }
+}
+
+/// Prints a line.
+macro_rules! say {
+    ($($text:tt)*) => {{
+        let _ = $crate::cli::output::put(format_args!("{}\n", format_args!($($text)*)));
+    }};
+}
+pub(super) use say;
+
+/// What went wrong with standard output. A reader that has seen enough, such as `head`, isn't wrong.
+pub fn lost() -> Option<&'static std::io::Error> {
+    LOST.get().filter(|why| why.kind() != ErrorKind::BrokenPipe)
+}
+
 /// Prints items as JSON, or as a table whose columns are named by heading and field.
 pub fn list(items: Vec<Value>, json: bool, columns: &[(&str, &str)], none: &str) -> anyhow::Result<()> {
     if json {
-        println!("{}", serde_json::to_string_pretty(&items)?);
+        say!("{}", serde_json::to_string_pretty(&items)?);
         return Ok(());
     }
     if items.is_empty() {
-        println!("{none}");
+        say!("{none}");
         return Ok(());
     }
     let mut table = Table::new();
@@ -21,7 +57,7 @@ pub fn list(items: Vec<Value>, json: bool, columns: &[(&str, &str)], none: &str)
         table.add_row(columns.iter().map(|(_, field)| cell(&item[*field])));
     }
     for line in table.to_string().lines() {
-        println!("{}", line.trim().trim_end());
+        say!("{}", line.trim().trim_end());
     }
     Ok(())
 }
@@ -29,7 +65,7 @@ pub fn list(items: Vec<Value>, json: bool, columns: &[(&str, &str)], none: &str)
 /// Prints one thing: as JSON, or a line for each field.
 pub fn show(item: &Value, json: bool) -> anyhow::Result<()> {
     if json {
-        println!("{}", serde_json::to_string_pretty(item)?);
+        say!("{}", serde_json::to_string_pretty(item)?);
         return Ok(());
     }
     let Value::Object(fields) = item else { return Ok(()) };
@@ -37,10 +73,17 @@ pub fn show(item: &Value, json: bool) -> anyhow::Result<()> {
     for (name, value) in fields {
         let text = cell(value);
         if !text.is_empty() {
-            println!("{:<width$}  {text}", words(name));
+            say!("{:<width$}  {text}", words(name));
         }
     }
     Ok(())
+}
+
+/// So many of them: `1 chain`, `2 chains`.
+pub fn count(number: impl ToString, what: &str) -> String {
+    let number = number.to_string();
+    let many = if number == "1" { "" } else { "s" };
+    format!("{number} {what}{many}")
 }
 
 /// A value as people read it. What could move a terminal's cursor is shown escaped.

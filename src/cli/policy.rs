@@ -1,19 +1,23 @@
 //! `sallyport policy`.
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Subcommand;
 use serde_json::json;
 
 use super::client::Client;
-use super::output;
-use crate::app::Home;
+use super::output::{self, say};
 use crate::policy::Library;
 
 #[derive(Subcommand)]
 pub enum Command {
-    /// Compile the policies of the data directory and run their cases
-    Check,
+    /// Compile policies and run their cases
+    Check {
+        /// The directory that they are in [default: policies in the data directory]
+        #[arg(value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
     /// Say which rule decides a request, and why
     Explain(Question),
 }
@@ -39,19 +43,20 @@ pub struct Question {
     json: bool,
 }
 
-pub fn check(home: &Home) -> ExitCode {
-    match Library::load(&home.policy_dir()) {
+pub fn check(dir: &Path) -> anyhow::Result<ExitCode> {
+    anyhow::ensure!(dir.is_dir(), "{} is no directory of policies", dir.display());
+    Ok(match Library::load(dir) {
         Ok(_) => {
-            println!("{}: all whole, and every case holds", home.policy_dir().display());
+            say!("{}: all whole, and every case holds", dir.display());
             ExitCode::SUCCESS
         }
         Err(problems) => {
             for problem in problems {
-                println!("{problem}");
+                say!("{problem}");
             }
             ExitCode::FAILURE
         }
-    }
+    })
 }
 
 pub async fn explain(client: &Client, question: Question) -> anyhow::Result<()> {
@@ -68,15 +73,15 @@ pub async fn explain(client: &Client, question: Question) -> anyhow::Result<()> 
         return output::show(&answer, true);
     }
     let text = |field: &str| output::cell(&answer[field]);
-    println!("{} in {}: {}", text("decision"), text("environment"), text("reason"));
+    say!("{} in {}: {}", text("decision"), text("environment"), text("reason"));
     if answer["decidedBy"].is_string() {
-        println!("decided by {}", text("decidedBy"));
+        say!("decided by {}", text("decidedBy"));
     }
     for rule in answer["rules"].as_array().into_iter().flatten() {
-        println!("  {}", output::cell(rule));
+        say!("  {}", output::cell(rule));
     }
     if answer["note"].is_string() {
-        println!("{}", text("note"));
+        say!("{}", text("note"));
     }
     Ok(())
 }

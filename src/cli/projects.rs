@@ -4,7 +4,7 @@ use clap::Subcommand;
 use serde_json::json;
 
 use super::client::Client;
-use super::output;
+use super::output::{self, say};
 
 #[derive(Subcommand)]
 pub enum Command {
@@ -75,7 +75,7 @@ pub async fn run(client: &Client, command: Command) -> anyhow::Result<()> {
         }
         Command::Delete { project } => {
             client.delete(&format!("{PATH}/{}", super::segment(&project))).await?;
-            println!("The project {project} is deleted.");
+            say!("The project {project} is deleted.");
             Ok(())
         }
     }

@@ -229,7 +229,7 @@ async fn supervise(
             isolate::wrapped(&hidden(home, config), &args.command)
         }
         Err(why) => {
-            eprintln!("sallyport: {}", isolate::consequence(why));
+            eprintln!("sallyport: {}; see `sallyport doctor`", isolate::consequence(why));
             args.command.iter().map(OsString::from).collect()
         }
     };

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, bail};
 use clap::Subcommand;
 
+use super::output::{put, say};
 use crate::app::{Home, KekChoice, server};
 use crate::config::{self, Config};
 use crate::model::{Secret, SystemClock};
@@ -39,23 +40,31 @@ pub async fn init(dir: &Path, args: Init, both: impl FnOnce() -> anyhow::Result<
     crate::app::default_project(&store, home.clock().now()).await?;
     let dir = home.dir().display();
     if !fresh {
-        println!("{dir} is there already, and whole.");
+        say!("{dir} is there already, and whole.");
         return Ok(());
     }
-    println!("{dir} is made. It holds:");
+    say!("{dir} is made. It holds:");
     for (name, what) in [
-        (
-            if args.passphrase { "kek.salt" } else { "kek" },
-            "what the key-encryption key comes from: keep a copy elsewhere",
-        ),
+        ("kek", "what the key-encryption key comes from: keep a copy elsewhere"),
+        ("kek.salt", "what the key-encryption key comes from, with the passphrase: keep a copy of both elsewhere"),
         ("ca.pem", "the certificate that agents have to trust"),
         ("ca-bundle.pem", "the same with the system's roots"),
         ("admin.token", "the admin API's first token"),
         ("policies/", "what agents may do"),
     ] {
-        println!("  {name:<14} {what}");
+        if home.dir().join(name).exists() {
+            say!("  {name:<14} {what}");
+        }
     }
-    println!("\nNext: sallyport keys add NAME --provider PROVIDER, then sallyport serve");
+    if let Some(from) =
+        ["SALLYPORT_KEK", "SALLYPORT_KEK_FILE"].into_iter().find(|name| std::env::var_os(name).is_some())
+        && !args.passphrase
+    {
+        say!(
+            "\nThe key-encryption key is that of {from}: every command needs it, and nothing opens the keys without it."
+        );
+    }
+    say!("\nNext: sallyport keys add NAME --provider PROVIDER, then sallyport serve");
     Ok(())
 }
 
@@ -91,18 +100,18 @@ pub enum ConfigCommand {
 
 pub fn config(command: ConfigCommand, dir: &Path, named: Option<PathBuf>) -> anyhow::Result<ExitCode> {
     match command {
-        ConfigCommand::Default => print!("{}", config::DEFAULT),
+        ConfigCommand::Default => _ = put(format_args!("{}", config::DEFAULT)),
         ConfigCommand::Check { file } => {
             let (_, source) = match server::configuration(dir, file.or(named)) {
                 Ok(read) => read,
                 Err(why) => {
-                    println!("{why:#}");
+                    say!("{why:#}");
                     return Ok(ExitCode::FAILURE);
                 }
             };
             match source.file {
-                Some(file) => println!("{}: right", file.display()),
-                None => println!("There is no configuration file in {}; the defaults hold.", dir.display()),
+                Some(file) => say!("{}: right", file.display()),
+                None => say!("There is no configuration file in {}; the defaults hold.", dir.display()),
             }
         }
     }

@@ -4,7 +4,7 @@ use clap::Subcommand;
 use serde_json::json;
 
 use super::client::Client;
-use super::output;
+use super::output::{self, say};
 
 #[derive(Subcommand)]
 pub enum Command {
@@ -69,7 +69,7 @@ pub async fn run(client: &Client, command: Command) -> anyhow::Result<()> {
             output::show(&started, json)?;
             if !json {
                 let id = output::cell(&started["id"]);
-                println!("\nThe agent needs a token for each key: sallyport tokens mint {id} KEY");
+                say!("\nThe agent needs a token for each key: sallyport tokens mint {id} KEY");
             }
             Ok(())
         }
@@ -91,7 +91,7 @@ pub async fn run(client: &Client, command: Command) -> anyhow::Result<()> {
         }
         Command::Revoke { session } => {
             client.delete(&format!("{PATH}/{}", super::segment(&session))).await?;
-            println!("The session {session} is revoked.");
+            say!("The session {session} is revoked.");
             Ok(())
         }
     }
@@ -152,7 +152,7 @@ pub async fn tokens(client: &Client, command: Tokens) -> anyhow::Result<()> {
         }
         Tokens::Revoke { token } => {
             client.delete(&format!("{TOKENS}/{}", super::segment(&token))).await?;
-            println!("The proxy token {token} is revoked.");
+            say!("The proxy token {token} is revoked.");
             Ok(())
         }
     }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use clap::Subcommand;
 
-use super::output;
+use super::output::{self, say};
 use crate::app::Home;
 use crate::config::Config;
 use crate::store::Store;
@@ -37,13 +37,13 @@ pub async fn run(
         Command::Migrate { dry_run } => {
             let versions = status.pending.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
             if status.pending.is_empty() {
-                println!("{} is up to date.", status.place);
+                say!("{} is up to date.", status.place);
             } else if dry_run {
-                println!("{} would get version {versions}.", status.place);
+                say!("{} would get version {versions}.", status.place);
             } else {
                 let (home, config) = home()?;
                 Store::open(config.store, home.dir(), home.keyring()).await?;
-                println!("{} got version {versions}.", status.place);
+                say!("{} got version {versions}.", status.place);
             }
             Ok(())
         }

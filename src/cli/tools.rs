@@ -4,7 +4,7 @@ use clap::Subcommand;
 use serde_json::json;
 
 use super::client::Client;
-use super::output;
+use super::output::{self, say};
 
 #[derive(Subcommand)]
 pub enum Command {
@@ -100,6 +100,6 @@ pub async fn run(client: &Client, command: Command) -> anyhow::Result<()> {
 
 async fn enable(client: &Client, tool: &str, enabled: bool) -> anyhow::Result<()> {
     client.put(&format!("{PATH}/{}", super::segment(tool)), &json!({ "enabled": enabled })).await?;
-    println!("The tool {tool} is {}.", if enabled { "enabled" } else { "disabled" });
+    say!("The tool {tool} is {}.", if enabled { "enabled" } else { "disabled" });
     Ok(())
 }

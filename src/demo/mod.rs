@@ -4,6 +4,7 @@ pub mod client;
 pub mod standin;
 
 use std::collections::HashMap;
+use std::fmt::Arguments;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,11 +31,14 @@ rules:
   - { name: no-admin, deny: { paths: [\"/admin/**\"] } }
 ";
 
-/// Runs the demonstration and prints it.
+/// Runs the demonstration and prints it with `print`.
 ///
 /// # Errors
 /// A step failed, or did not do what it shows.
-pub async fn run() -> anyhow::Result<()> {
+pub async fn run(print: &dyn Fn(Arguments<'_>)) -> anyhow::Result<()> {
+    macro_rules! say {
+        ($($text:tt)*) => { print(format_args!("{}\n", format_args!($($text)*))) };
+    }
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let dir = Scratch::new()?;
     let home_dir = dir.0.join("data");
@@ -69,31 +73,31 @@ pub async fn run() -> anyhow::Result<()> {
             .body(Full::new(Bytes::from_static(b"{\"say\":\"hello\"}")))?;
         client::through_proxy(proxy, Some(&credentials), home.ca_pem(), host, request).await
     };
-    println!("A stand-in API runs on {} with a TLS root of its own, and the proxy on {proxy}.", api.addr);
-    println!("The key is sealed in the vault. The agent holds a proxy token.\n");
+    say!("A stand-in API runs on {} with a TLS root of its own, and the proxy on {proxy}.", api.addr);
+    say!("The key is sealed in the vault. The agent holds a proxy token.\n");
     let reply = call(HOST, "/v1/hello").await?;
     let received = api.received().pop().context("the stand-in received nothing")?;
     let upstream_saw =
         received.headers.get("authorization").and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
     let body = String::from_utf8_lossy(reply.body()).into_owned();
-    println!("the agent sent         POST https://{HOST}/v1/hello");
-    println!("                       authorization: Bearer {}", shortened(value.expose()));
-    println!("the upstream received  {} {}", received.method, received.path);
-    println!("                       authorization: {upstream_saw}");
-    println!("the agent got back     {} {body}", reply.status());
-    println!(
+    say!("the agent sent         POST https://{HOST}/v1/hello");
+    say!("                       authorization: Bearer {}", shortened(value.expose()));
+    say!("the upstream received  {} {}", received.method, received.path);
+    say!("                       authorization: {upstream_saw}");
+    say!("the agent got back     {} {body}", reply.status());
+    say!(
         "                       x-echo: {}",
         reply.headers().get("x-echo").and_then(|v| v.to_str().ok()).unwrap_or_default()
     );
     anyhow::ensure!(upstream_saw == format!("Bearer {KEY}"), "the upstream did not receive the key");
     anyhow::ensure!(!body.contains(KEY) && !format!("{:?}", reply.headers()).contains(KEY), "the key came back");
-    println!("                       (the API echoed the key; the proxy masked it)\n");
+    say!("                       (the API echoed the key; the proxy masked it)\n");
 
-    println!("three refusals:");
+    say!("three refusals:");
     let refused = async |what: &str, host: &str, path: &str, code: &str| -> anyhow::Result<()> {
         let reply = call(host, path).await?;
         let got = reply.headers().get("sallyport-error").and_then(|v| v.to_str().ok()).unwrap_or("none").to_owned();
-        println!("  {what:<15} POST https://{host}{path} -> {} {got}", reply.status().as_u16());
+        say!("  {what:<15} POST https://{host}{path} -> {} {got}", reply.status().as_u16());
         anyhow::ensure!(got == code, "expected {code}");
         Ok(())
     };
@@ -102,17 +106,17 @@ pub async fn run() -> anyhow::Result<()> {
     node.revoke_token(&token, "demo");
     refused("revoked token", HOST, "/v1/hello", "token_revoked").await?;
     anyhow::ensure!(api.received().len() == 1, "a refused request reached the upstream");
-    println!("  none of them reached the upstream\n");
+    say!("  none of them reached the upstream\n");
 
     node.stop(Duration::from_secs(2)).await;
     let report = audit::verify(&home.audit_dir(), &home.audit_keys())?;
     anyhow::ensure!(report.troubles.is_empty(), "the audit chain doesn't verify: {:?}", report.troubles);
-    println!("the audit chain verifies: {} records, {} signatures", report.records, report.signatures);
+    say!("the audit chain verifies: {} records, {} signatures", report.records, report.signatures);
     let filter = audit::Filter { limit: 100, ..audit::Filter::default() };
     for record in audit::query(&home.audit_dir(), &filter)? {
         let field = |name: &str| record[name].as_str().unwrap_or_default().to_owned();
         match field("kind").as_str() {
-            "intent" => println!(
+            "intent" => say!(
                 "  intent   key {} to {}{} by {}/{}",
                 field("key"),
                 field("authority"),
@@ -120,13 +124,13 @@ pub async fn run() -> anyhow::Result<()> {
                 field("policy"),
                 field("rule")
             ),
-            "outcome" => println!("  outcome  {} {}", field("outcome"), record["status"]),
-            "denied" => println!("  denied   {}", field("code")),
+            "outcome" => say!("  outcome  {} {}", field("outcome"), record["status"]),
+            "denied" => say!("  denied   {}", field("code")),
             _ => {}
         }
     }
-    println!("\nNow with your own agent, whose keys are in your environment:\n");
-    println!("  sallyport run -- COMMAND");
+    say!("\nNow with your own agent, whose keys are in your environment:\n");
+    say!("  sallyport run -- COMMAND");
     Ok(())
 }
 

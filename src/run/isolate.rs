@@ -93,7 +93,7 @@ pub fn consequence(why: &str) -> String {
     } else {
         ("every stored key", "run sallyport as a user of its own, or make the data directory with a passphrase")
     };
-    format!("the command is not isolated and could read {reach} ({why}). The way out: {way}; see `sallyport doctor`")
+    format!("the command is not isolated and could read {reach} ({why}). The way out: {way}")
 }
 
 #[cfg(target_os = "linux")]

@@ -15,7 +15,7 @@ use crate::model::Secret;
 #[derive(Debug, thiserror::Error)]
 pub enum KeyringError {
     /// The KEK's file can't be read or written.
-    #[error("the key-encryption key {} can't be read: {why}. Put the copy of it back; for a fresh data directory, 32 random bytes in hex are one", .path.display())]
+    #[error("the key-encryption key {} can't be read: {why}. Put the copy of it back, or set SALLYPORT_KEK if the key-encryption key is kept there; for a fresh data directory, 32 random bytes in hex are one", .path.display())]
     Read {
         /// The file.
         path: PathBuf,

@@ -1,6 +1,8 @@
 //! A day with sallyport: keys, tools, sessions, tokens, policies, audit.
 
-use crate::support::binary::Place;
+use std::process::Stdio;
+
+use crate::support::binary::{Place, Serve};
 use crate::support::emitted;
 
 const KEY: &str = "sk_live_everyday_0123456789";
@@ -206,6 +208,10 @@ fn doctor_status_store_ca_providers_and_completions_answer() {
     place.ok(&["init"]);
     let said = place.ok(&["doctor"]);
     assert!(said.contains("ok    store: ") && said.contains("isolation"), "{said}");
+    assert!(!said.contains("see `sallyport doctor`"), "it is what was asked: {said}");
+    place.add_key(&["openai"], "sk-everyday-openai-1");
+    let said = place.ok(&["doctor"]);
+    assert!(said.contains(" in 1 chain, all whole"), "{said}");
     assert!(place.ok(&["status"]).contains("No node runs"));
     assert!(place.ok(&["store", "status"]).contains("applied  1"));
     assert!(place.ok(&["store", "migrate", "--dry-run"]).contains("up to date"));
@@ -258,4 +264,108 @@ fn data_directory_made_with_a_passphrase_opens_with_it_alone() {
         "sallyport: nothing was made: the passphrase can't be asked for without a terminal: put it into \
          SALLYPORT_PASSPHRASE"
     );
+}
+
+#[test]
+fn output_that_nobody_reads_ends_a_command_quietly_and_a_full_disk_is_told() {
+    let place = Place::new();
+    place.add_key(&["openai"], "sk-everyday-openai-1");
+    for arguments in [
+        &["demo"][..],
+        &["status"],
+        &["providers", "list"],
+        &["config", "default"],
+        &["completions", "bash"],
+        &["audit", "query"],
+    ] {
+        let mut child =
+            place.command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+        drop(child.stdout.take());
+        let output = child.wait_with_output().expect("it ends");
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{arguments:?}");
+        assert!(output.status.success(), "{arguments:?}");
+    }
+    let full = std::fs::File::options().write(true).open("/dev/full").expect("Linux has it");
+    let output = place.command(&["providers", "list"]).stdout(full).output().expect("it runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.starts_with("sallyport: writing standard output: No space left"), "{said}");
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn key_whose_name_stands_in_two_environments_can_be_taken_into_a_shell() {
+    let place = Place::new();
+    place.add_key(&["stripe_api_key"], "sk_test_everyday_0123456789");
+    place.add_key(&["stripe_api_key", "--environment", "production"], KEY);
+    let serve = Serve::start(&place, "");
+    let said = place.ok(&["env", "--key", "stripe_api_key"]);
+    assert!(said.contains("export STRIPE_API_KEY='sk_"), "{said}");
+    place.fails(&["env", "--key", "nothing"]);
+    assert_eq!(serve.stop(), Some(0));
+}
+
+#[test]
+fn data_directory_whose_key_is_in_the_environment_says_so() {
+    let place = Place::new();
+    let kek = "5a".repeat(32);
+    let made = place.command(&["init"]).env("SALLYPORT_KEK", &kek).output().expect("it runs");
+    let said = String::from_utf8_lossy(&made.stdout);
+    assert!(made.status.success() && !said.contains("  kek "), "{said}");
+    assert!(said.contains("is that of SALLYPORT_KEK: every command needs it"), "{said}");
+    let said = place.fails(&["keys", "list"]);
+    assert!(said.contains("set SALLYPORT_KEK if"), "{said}");
+}
+
+#[test]
+fn command_that_reads_the_data_directory_refuses_to_speak_for_another_node() {
+    let place = Place::new();
+    place.ok(&["init"]);
+    for command in [&["audit", "query"][..], &["store", "status"], &["policy", "check"], &["env", "--key", "openai"]] {
+        let said = place.fails(&[&["--server", "http://127.0.0.1:1"], command].concat());
+        assert!(said.contains("reads the data directory of this machine"), "{said}");
+    }
+}
+
+#[test]
+fn policies_are_checked_before_they_are_in_a_data_directory() {
+    let place = Place::new();
+    let said = place.ok(&["policy", "check", concat!(env!("CARGO_MANIFEST_DIR"), "/policies")]);
+    assert!(said.contains("every case holds"), "{said}");
+    let said = place.fails(&["policy", "check", "/nowhere/at/all"]);
+    assert!(said.contains("/nowhere/at/all is no directory of policies"), "{said}");
+    assert!(!place.data.exists(), "checking makes nothing");
+}
+
+#[test]
+fn refusal_is_recorded_with_the_session_the_token_and_the_key_that_it_is_about() {
+    let place = Place::new();
+    place.add_key(&["openai"], "sk-everyday-openai-1");
+    std::fs::write(
+        place.data.join("policies/no-admin.yaml"),
+        "version: 1\nname: no-admin\nrules:\n  - { name: admin, deny: { paths: [\"/v1/admin/**\"] } }\n",
+    )
+    .expect("written");
+    let serve = Serve::start(&place, "upstream: { resolve: { \"api.openai.com:443\": \"127.0.0.1:1\" } }\n");
+    let session = place.json(&["sessions", "start", "--key", "openai"])["id"].as_str().expect("an id").to_owned();
+    let minted = place.json(&["tokens", "mint", &session, "openai"]);
+    let (token, value) = (minted["id"].as_str().expect("an id"), minted["value"].as_str().expect("a value"));
+    let ask = |path: &str| {
+        use std::io::{Read as _, Write as _};
+        let mut stream = std::net::TcpStream::connect(serve.gateway).expect("it listens");
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {value}\r\nconnection: close\r\n\r\n")
+            .expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("text");
+        answer
+    };
+    assert!(ask("/openai/v1/admin/users").contains("policy_denied"));
+    assert!(ask("/stripe/v1/charges").contains("host_not_allowed"));
+    place.ok(&["tokens", "revoke", token]);
+    assert!(ask("/openai/v1/models").contains("token_revoked"));
+    assert_eq!(serve.stop(), Some(0));
+    let said = place.ok(&["audit", "query", "--kind", "denied", "--session", &session, "--key", "openai"]);
+    let records: Vec<serde_json::Value> = said.lines().map(|l| serde_json::from_str(l).expect("a record")).collect();
+    let codes: Vec<_> = records.iter().map(|r| r["code"].as_str().expect("a code")).collect();
+    assert_eq!(codes, ["policy_denied", "host_not_allowed", "token_revoked"]);
+    assert!(records.iter().all(|record| record["token"] == token), "{said}");
 }

@@ -69,3 +69,35 @@ fn command_beside_a_running_node_speaks_to_it_and_without_one_to_the_directory()
     assert_eq!(serve.stop(), Some(0));
     assert_eq!(place.json(&["status"])["serving"], false);
 }
+
+#[test]
+fn of_two_nodes_on_one_directory_the_one_that_still_runs_answers() {
+    let place = Place::new();
+    place.ok(&["init"]);
+    let serving = || place.json(&["status"])["serving"] == true;
+    let old = Serve::start(&place, "");
+    let new = Serve::start(&place, "");
+    assert_eq!(old.stop(), Some(0));
+    assert!(serving(), "the old one, which ended first, leaves the new one's socket alone");
+    let newest = Serve::start(&place, "");
+    assert_eq!(newest.stop(), Some(0));
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while !serving() {
+        assert!(std::time::Instant::now() < until, "the one that still runs takes the socket's place");
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    assert_eq!(new.stop(), Some(0));
+    assert!(!place.data.join("admin.sock").exists(), "the last one leaves none behind");
+}
+
+#[test]
+fn log_at_debug_leaves_out_the_statements_of_the_store() {
+    let place = Place::new();
+    place.ok(&["init"]);
+    let mut serve = Serve::start(&place, "telemetry: { log: debug }\n");
+    std::thread::sleep(std::time::Duration::from_millis(400));
+    serve.signal(rustix::process::Signal::HUP);
+    serve.wait_for(" reloaded ");
+    assert!(!serve.log.iter().any(|line| line.contains("db.statement")), "{:#?}", serve.log);
+    assert_eq!(serve.stop(), Some(0));
+}
