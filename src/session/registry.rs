@@ -57,6 +57,7 @@ pub struct LiveSession {
     pub environment: Environment,
     /// The name of the tool that it was bought for.
     pub tool: Option<Name>,
+    tool_id: Option<ToolId>,
     secret: TokenHash,
     expires_at: AtomicI64,
     standing: AtomicU8,
@@ -342,7 +343,7 @@ impl Registry {
     pub fn put_tool(&self, tool: &Tool) {
         self.tools.insert(tool.id, (tool.name.clone(), tool.enabled));
         if !tool.enabled {
-            for session in self.sessions.iter().filter(|s| s.tool.as_ref() == Some(&tool.name) && s.org == tool.org) {
+            for session in self.sessions.iter().filter(|s| s.tool_id == Some(tool.id)) {
                 session.standing.store(REVOKED, Ordering::Release);
             }
         }
@@ -390,6 +391,7 @@ impl Registry {
             project,
             environment: session.environment,
             tool,
+            tool_id: session.tool,
             secret: session.secret,
             expires_at: AtomicI64::new(session.expires_at.millis()),
             standing: AtomicU8::new(standing),

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::Request;
 use http_body_util::Full;
 use sallyport::config::Config;
-use sallyport::model::{OrgId, Secret, SessionId};
+use sallyport::model::{OrgId, Secret, SessionId, ToolId};
 use sallyport::session::records::{Session, Standing, Tool};
 use sallyport::store::{Find, Record, Store};
 use sallyport::vault::Vault;
@@ -33,13 +33,16 @@ async fn named<R: Record>(store: &Store, name: &str) -> R {
     store.find(ORG, Find::all().with("name", name)).await.expect("read").pop().expect("it is there")
 }
 
+fn with(token: &str) -> Request<Full<Bytes>> {
+    let request = Request::get("/").header("host", HOST).header("authorization", format!("Bearer {token}"));
+    request.body(Full::new(Bytes::new())).expect("a request")
+}
+
 /// Asks with a token until the answer is as wanted.
 async fn until(world: &World, token: &str, what: &str, wanted: impl Fn(&Answer) -> bool) {
     let asking = async {
         loop {
-            let request = Request::get("/").header("host", HOST).header("authorization", format!("Bearer {token}"));
-            let request = request.body(Full::new(Bytes::new())).expect("a request");
-            if wanted(&world.agent().ask(HOST, request).await) {
+            if wanted(&world.agent().ask(HOST, with(token)).await) {
                 return;
             }
         }
@@ -60,6 +63,11 @@ async fn disabled_tool_has_no_session_left_and_gets_no_token() {
     let token = text(&door.call("POST", &mint(&first), &json!({})).await, "value");
     until(&world, &token, "the token", |answer| answer.status == 200).await;
     let tool: Tool = named(&world.store, "worker").await;
+    // One of the same name, as another project may have it, is another.
+    let namesake = Tool { id: ToolId::generate(), enabled: false, ..tool.clone() };
+    world.node.shared().registry.put_tool(&namesake);
+    let answer = world.agent().ask(HOST, with(&token)).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
     let one: Session = world.store.get(ORG, &first).await.expect("read").expect("it is there");
     let more = (0..1100).map(|_| Session { id: SessionId::generate(), ..one.clone() });
     let batch = more.fold(world.store.batch(ORG), |batch, session| batch.insert(&session));
