@@ -42,7 +42,8 @@ fn with(token: &str) -> Request<Full<Bytes>> {
 async fn until(world: &World, token: &str, what: &str, wanted: impl Fn(&Answer) -> bool) {
     let asking = async {
         loop {
-            if wanted(&world.agent().ask(HOST, with(token)).await) {
+            // What is waited for may cut an exchange of this very loop.
+            if world.agent().try_ask(HOST, with(token)).await.is_some_and(|answer| wanted(&answer)) {
                 return;
             }
         }

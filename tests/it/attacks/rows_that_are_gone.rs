@@ -29,14 +29,15 @@ async fn mint(door: &Door, key: &str) -> Minted {
     Minted { session, id: text(&token, "id"), value: text(&token, "value") }
 }
 
-async fn ask(world: &World, minted: &Minted) -> Answer {
+async fn ask(world: &World, minted: &Minted) -> Option<Answer> {
     let request = Request::get("/").header("host", HOST).header("authorization", format!("Bearer {}", minted.value));
-    world.agent().ask(HOST, request.body(Full::new(Bytes::new())).expect("a request")).await
+    world.agent().try_ask(HOST, request.body(Full::new(Bytes::new())).expect("a request")).await
 }
 
 async fn until(world: &World, minted: &Minted, code: &'static str) {
     let asking = async {
-        while ask(world, minted).await.code() != code {
+        // What ends may end an exchange of this very loop.
+        while ask(world, minted).await.is_none_or(|answer| answer.code() != code) {
             tokio::task::yield_now().await;
         }
     };
@@ -70,7 +71,7 @@ async fn gone(store: Settings, remove: impl AsyncFnOnce(&World, [String; 3])) {
     until(&world, &of_token, "token_revoked").await;
     // A key takes its tokens along.
     until(&world, &of_key, "token_revoked").await;
-    assert_eq!(ask(&world, &kept).await.status, 200, "what is there stays");
+    assert!(ask(&world, &kept).await.is_some_and(|answer| answer.status == 200), "what is there stays");
     // What comes later is heard of again.
     until(&world, &mint(&door, "kept").await, "").await;
 }

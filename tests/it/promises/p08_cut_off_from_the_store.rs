@@ -34,8 +34,8 @@ fn build(store: Settings) -> Build {
 async fn until(world: &World, what: &str, wanted: impl Fn(&Answer) -> bool) -> Answer {
     let asking = async {
         loop {
-            let answer = world.agent().ask(HOST, world.get("/")).await;
-            if wanted(&answer) {
+            let answer = world.agent().try_ask(HOST, world.get("/")).await;
+            if let Some(answer) = answer.filter(&wanted) {
                 return answer;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;

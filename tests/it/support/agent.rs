@@ -170,6 +170,12 @@ impl Agent {
         self.http1(host).await.ask(request).await
     }
 
+    /// The same, where the exchange may be cut: `None` if it was, before there was an answer.
+    pub async fn try_ask(&self, host: &str, request: Request<Body>) -> Option<Answer> {
+        let response = self.http1(host).await.send(request).await.ok()?;
+        Some(whole(response).await)
+    }
+
     /// A tunnel with TLS in it, to say anything.
     pub async fn inside(&self, host: &str, alpn: &[u8]) -> super::Raw {
         super::Raw::new(self.tls(&format!("{host}:443"), host, &[alpn]).await)
