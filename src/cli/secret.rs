@@ -7,7 +7,7 @@ use anyhow::{Context as _, bail};
 use zeroize::Zeroizing;
 
 /// Where a secret comes from; without any of these it is asked for, or read from standard input.
-#[derive(Debug, clap::Args)]
+#[derive(clap::Args)]
 pub struct Value {
     /// Read the secret from this file; `-` is standard input
     #[arg(long, value_name = "FILE")]
@@ -15,6 +15,13 @@ pub struct Value {
     /// The secret itself: other users see it in the process list, and the shell keeps it
     #[arg(long, value_name = "SECRET", conflicts_with = "value_file")]
     value: Option<String>,
+}
+
+/// Shows nothing of a secret that was given as an argument.
+impl std::fmt::Debug for Value {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Value").field("value_file", &self.value_file).finish_non_exhaustive()
+    }
 }
 
 /// The longest secret that is read, in bytes.
@@ -52,4 +59,23 @@ fn whole(from: impl std::io::Read) -> anyhow::Result<Zeroizing<String>> {
         bail!("it is longer than 1 MiB");
     }
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(Debug, clap::Parser)]
+    struct Command {
+        #[command(flatten)]
+        value: Value,
+    }
+
+    #[test]
+    fn secret_given_as_an_argument_is_not_shown() {
+        let command = Command::parse_from(["keys", "--value", "sk-in-an-argument"]);
+        assert!(!format!("{command:?}").contains("sk-in"), "{command:?}");
+    }
 }
