@@ -14,7 +14,7 @@ use super::tunnel::Tunnel;
 use super::upload::Counted;
 use crate::audit::{Asker, Draft, Outcome, OutcomeWord};
 use crate::model::{Authority, ExchangeId, SessionId};
-use crate::session::registry::{LiveSession, LiveToken};
+use crate::session::live::{LiveSession, LiveToken};
 
 /// What is written when the exchange ends, however it ends.
 pub struct Account {

@@ -11,7 +11,8 @@ use super::settings::Unbound;
 use super::target::Target;
 use crate::model::{ExchangeId, SessionId, Slot};
 use crate::policy::{Decision, Denial, Facts, Permit, PolicySet, WithoutToken};
-use crate::session::registry::{LiveSession, Registry};
+use crate::session::live::LiveSession;
+use crate::session::registry::Registry;
 use crate::vault::key::Key;
 
 /// What may be done with the request.

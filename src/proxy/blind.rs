@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::core::Core;
 use super::settings::Unbound;
 use crate::model::Authority;
-use crate::session::registry::LiveSession;
+use crate::session::live::LiveSession;
 
 /// How often a tunnel is looked at: whether it may go on.
 const LOOK: Duration = Duration::from_millis(250);

@@ -23,7 +23,8 @@ use super::tunnel::{Tunnel, authenticate};
 use super::upload::Upload;
 use super::{Mode, forward, inject};
 use crate::model::{ExchangeId, OrgId};
-use crate::session::registry::{LiveSession, Moment};
+use crate::session::live::LiveSession;
+use crate::session::registry::Moment;
 use crate::upstream::{self, Checkout};
 use crate::vault::key::Key;
 

@@ -16,7 +16,8 @@ use http::{HeaderMap, HeaderName};
 use super::reject::{Code, Rejection};
 use super::target::Target;
 use crate::model::{Scheme, Slot, Timestamp, TokenHash};
-use crate::session::registry::{LiveSession, LiveToken, Registry};
+use crate::session::live::{LiveSession, LiveToken};
+use crate::session::registry::Registry;
 use crate::vault::key::Key;
 
 /// A token in a slot of its key, for a host of its key, in a live session.

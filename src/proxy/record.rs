@@ -11,7 +11,7 @@ use super::tunnel::Tunnel;
 use crate::audit::{Draft, Intent, Receipt};
 use crate::model::{ExchangeId, Name, OrgId, SessionId, Slot, TokenHash, TokenId};
 use crate::policy::Permit;
-use crate::session::registry::LiveSession;
+use crate::session::live::LiveSession;
 use crate::vault::key::Key;
 
 /// Who uses which key.

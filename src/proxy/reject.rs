@@ -8,7 +8,7 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 
 use crate::model::ExchangeId;
-use crate::session::registry::Ended;
+use crate::session::live::Ended;
 
 /// Why an exchange was refused or failed, in the words that agents see (`Sallyport-Error`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

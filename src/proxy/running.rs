@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use crate::model::Timestamp;
-use crate::session::registry::{Ended, LiveToken, LiveUse};
+use crate::session::live::{Ended, LiveToken, LiveUse};
 
 /// The table of one core.
 #[derive(Default)]

@@ -23,7 +23,7 @@ use super::unread::Paced;
 use super::wire::Prefixed;
 use super::{Mode, blind, exchange, intercept};
 use crate::model::{Authority, Scheme, SessionId};
-use crate::session::registry::LiveSession;
+use crate::session::live::LiveSession;
 
 /// What is known of an agent's connection before a request is read.
 pub struct Tunnel {

@@ -5,5 +5,6 @@
 //! database and without a lock held over an await.
 
 pub mod hosts;
+pub mod live;
 pub mod records;
 pub mod registry;

@@ -28,6 +28,17 @@ fn every_command_of_the_readme_is_one_that_exists() {
         let arguments = match words.as_slice() {
             ["sallyport", rest @ ..] => rest,
             ["cargo", "run", "--release", "--", rest @ ..] => rest,
+            [script, ..] if script.starts_with("benches/") => {
+                let help = std::process::Command::new("python3").args([script, "--help"]).output().expect("it runs");
+                assert!(help.status.success(), "{line}: {}", String::from_utf8_lossy(&help.stderr));
+                seen += 1;
+                continue;
+            }
+            ["cargo", "bench", "--bench", bench] => {
+                assert!(std::path::Path::new("benches").join(format!("{bench}.rs")).exists(), "{line}");
+                seen += 1;
+                continue;
+            }
             ["tests/run", ..] => {
                 assert!(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/run").exists());
                 seen += 1;

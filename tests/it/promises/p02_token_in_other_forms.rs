@@ -53,18 +53,13 @@ async fn token_in_a_body_is_text_however_the_body_comes() {
     for http2 in [false, true] {
         let mut agent = if http2 { world.agent().http2(HOST).await } else { world.agent().http1(HOST).await };
         let (mut send, body) = Channel::<Bytes>::new(1);
-        let target = if http2 { format!("https://{HOST}/") } else { "/".to_owned() };
-        let mut request = Request::post(target).header("authorization", world.bearer());
-        if !http2 {
-            request = request.header("host", HOST);
-        }
         let pieces: Vec<Bytes> = text.as_bytes().chunks(15).map(Bytes::copy_from_slice).collect();
         let feeding = tokio::spawn(async move {
             for piece in pieces {
                 send.send_data(piece).await.expect("sent");
             }
         });
-        assert_eq!(agent.ask(request.body(body).expect("a request")).await.status, 200);
+        assert_eq!(agent.ask(world.post(http2, body)).await.status, 200);
         feeding.await.expect("fed");
         assert_eq!(world.upstream.received().pop().expect("received").body, text);
     }

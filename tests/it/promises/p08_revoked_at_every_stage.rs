@@ -70,12 +70,7 @@ async fn running_upload_is_stopped() {
         let world = silent(&has, &left).start().await;
         let mut agent = if http2 { world.agent().http2(HOST).await } else { world.agent().http1(HOST).await };
         let (mut send, body) = Channel::<Bytes>::new(1);
-        let target = if http2 { format!("https://{HOST}/") } else { "/".to_owned() };
-        let mut request = Request::post(target).header("authorization", world.bearer());
-        if !http2 {
-            request = request.header("host", HOST);
-        }
-        let request = request.body(body).expect("a request");
+        let request = world.post(http2, body);
         let asked = tokio::spawn(async move { agent.ask(request).await });
         send.send_data("a beginning".into()).await.expect("sent");
         soon("the request", has.notified()).await;

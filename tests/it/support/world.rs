@@ -235,6 +235,15 @@ impl World {
             .expect("a request")
     }
 
+    /// A POST with a body of any kind, over HTTP/2 or HTTP/1.1.
+    pub fn post<B>(&self, http2: bool, body: B) -> Request<B> {
+        let request = match http2 {
+            true => Request::post(format!("https://{HOST}/")),
+            false => Request::post("/").header("host", HOST),
+        };
+        request.header("authorization", self.bearer()).body(body).expect("a request")
+    }
+
     /// The head of a GET with the token, as text.
     pub fn head(&self, path: &str) -> String {
         format!("GET {path} HTTP/1.1\r\nhost: {HOST}\r\nauthorization: {}\r\n\r\n", self.bearer())

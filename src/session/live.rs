@@ -1,0 +1,177 @@
+//! What the data path holds of a token, its session and its key, and whether it may still be used.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, Ordering};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use subtle::ConstantTimeEq;
+
+use crate::model::{Environment, GrantId, KeyId, Name, OrgId, SessionId, Timestamp, TokenHash, TokenId, ToolId};
+use crate::vault::key::{Key, KeyState};
+
+/// Why something that was found may not be used any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// The token was revoked.
+    TokenRevoked,
+    /// The token's time is over.
+    TokenExpired,
+    /// The session was revoked.
+    SessionRevoked,
+    /// The session's time is over.
+    SessionExpired,
+    /// The key was disabled or deleted.
+    KeyDisabled,
+    /// The key's time is over.
+    KeyExpired,
+    /// The grant was taken back.
+    GrantRevoked,
+}
+
+pub(super) const ACTIVE: u8 = 0;
+pub(super) const REVOKED: u8 = 1;
+
+/// A session as the data path sees it.
+#[derive(Debug)]
+pub struct LiveSession {
+    /// Its identifier.
+    pub id: SessionId,
+    /// The tenant that it belongs to.
+    pub org: OrgId,
+    /// The name of its project.
+    pub project: Name,
+    /// Its environment.
+    pub environment: Environment,
+    /// The name of the tool that it was bought for.
+    pub tool: Option<Name>,
+    pub(super) tool_id: Option<ToolId>,
+    pub(super) secret: TokenHash,
+    pub(super) expires_at: AtomicI64,
+    pub(super) standing: AtomicU8,
+    pub(super) grants: ArcSwap<Vec<(GrantId, KeyId)>>,
+    pub(super) created_at: Timestamp,
+    /// Whether its end was counted.
+    pub(super) counted: AtomicBool,
+}
+
+impl LiveSession {
+    /// Whether the session is over at `now`, and how it ended.
+    #[must_use]
+    pub fn ended(&self, now: Timestamp) -> Option<Ended> {
+        if self.standing.load(Ordering::Acquire) != ACTIVE {
+            Some(Ended::SessionRevoked)
+        } else if now.millis() >= self.expires_at.load(Ordering::Acquire) {
+            Some(Ended::SessionExpired)
+        } else {
+            None
+        }
+    }
+
+    /// Compares the password of proxy credentials in constant time.
+    #[must_use]
+    pub fn secret_matches(&self, password: &[u8]) -> bool {
+        TokenHash::of(password).as_bytes().ct_eq(self.secret.as_bytes()).into()
+    }
+
+    /// Whether the session was granted the key.
+    #[must_use]
+    pub fn may_use(&self, key: KeyId) -> bool {
+        self.grants.load().iter().any(|(_, k)| *k == key)
+    }
+}
+
+/// A key's place in the live view; what stands in it changes when the key does.
+#[derive(Debug, Default)]
+pub struct KeyCell(pub(super) ArcSwapOption<Key>);
+
+impl KeyCell {
+    /// The key as it is at this moment; `None` once it was deleted.
+    #[must_use]
+    pub fn get(&self) -> Option<Arc<Key>> {
+        self.0.load_full()
+    }
+}
+
+/// A token with what it leads to.
+#[derive(Debug)]
+pub struct LiveToken {
+    /// Its identifier.
+    pub id: TokenId,
+    /// Its session.
+    pub session: Arc<LiveSession>,
+    /// The identifier of its key.
+    pub key_id: KeyId,
+    pub(super) key: Arc<KeyCell>,
+    pub(super) expires_at: Timestamp,
+    pub(super) standing: AtomicU8,
+    pub(super) inert: AtomicU32,
+}
+
+impl LiveToken {
+    /// The token was seen where it isn't swapped.
+    pub fn note_inert(&self) {
+        self.inert.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often the token was seen where it isn't swapped.
+    #[must_use]
+    pub fn times_inert(&self) -> u32 {
+        self.inert.load(Ordering::Relaxed)
+    }
+
+    /// Whether the token may not be used at `now`, and why.
+    #[must_use]
+    pub fn ended(&self, now: Timestamp) -> Option<Ended> {
+        if let Some(ended) = self.session.ended(now) {
+            return Some(ended);
+        }
+        if self.standing.load(Ordering::Acquire) != ACTIVE {
+            return Some(Ended::TokenRevoked);
+        }
+        if now >= self.expires_at {
+            return Some(Ended::TokenExpired);
+        }
+        if !self.session.may_use(self.key_id) {
+            return Some(Ended::GrantRevoked);
+        }
+        key_ended(self.key.0.load().as_deref(), now)
+    }
+
+    /// The key as it is at this moment.
+    #[must_use]
+    pub fn key(&self) -> Option<Arc<Key>> {
+        self.key.get()
+    }
+}
+
+/// What an exchange without a token depends on: the session of its proxy credentials, and the key
+/// that is put into its empty slot.
+#[derive(Debug)]
+pub struct LiveUse {
+    pub(super) session: Arc<LiveSession>,
+    pub(super) key: Option<(KeyId, Arc<KeyCell>)>,
+}
+
+impl LiveUse {
+    /// Whether the exchange may not go on at `now`, and why.
+    #[must_use]
+    pub fn ended(&self, now: Timestamp) -> Option<Ended> {
+        if let Some(ended) = self.session.ended(now) {
+            return Some(ended);
+        }
+        let (id, cell) = self.key.as_ref()?;
+        if !self.session.may_use(*id) {
+            return Some(Ended::GrantRevoked);
+        }
+        key_ended(cell.0.load().as_deref(), now)
+    }
+}
+
+fn key_ended(key: Option<&Key>, now: Timestamp) -> Option<Ended> {
+    match key {
+        Some(key) if key.state == KeyState::Enabled => {
+            key.expires_at.is_some_and(|at| now >= at).then_some(Ended::KeyExpired)
+        }
+        _ => Some(Ended::KeyDisabled),
+    }
+}
