@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use super::core::Core;
 use super::settings::Unbound;
+use super::tunnel::Tunnel;
 use crate::model::Authority;
 use crate::session::live::LiveSession;
 
@@ -28,15 +29,28 @@ pub fn applies(core: &Core, authority: &Authority) -> bool {
     core.shared.settings.unbound == Unbound::Tunnel && !core.shared.registry.is_named(&authority.host)
 }
 
+/// Serves the tunnel, and accounts for it.
+pub async fn serve<S>(core: &Core, agent: S, upstream: TcpStream, authority: &Authority, tunnel: &Tunnel)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let began = Instant::now();
+    copy(core, agent, upstream, authority, tunnel.session.as_ref()).await;
+    let took = began.elapsed();
+    core.shared.metrics.exchange(tunnel.mode.as_str(), "tunnel");
+    core.timed.exchange(tunnel.mode.as_str(), took);
+    tracing::info!(
+        upstream.authority = %authority,
+        client = tunnel.client.as_deref(),
+        duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+        "tunnel closed"
+    );
+}
+
 /// Copies both ways until either side is done, nothing came for `upstream.deadlines.idle_body`, or the
 /// tunnel may not go on.
-pub async fn copy<S>(
-    core: &Core,
-    agent: S,
-    upstream: TcpStream,
-    authority: &Authority,
-    session: Option<&Arc<LiveSession>>,
-) where
+async fn copy<S>(core: &Core, agent: S, upstream: TcpStream, authority: &Authority, session: Option<&Arc<LiveSession>>)
+where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let moved = Rc::new(Cell::new(0));

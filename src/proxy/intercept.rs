@@ -22,22 +22,45 @@ use super::tunnel::Tunnel;
 use super::unread::{Paced, Streams};
 use super::wire::Prefixed;
 use super::worded::Worded;
-use crate::model::Host;
+use crate::model::{Host, Scheme};
 
 /// The first byte of a TLS record that carries a handshake (RFC 8446 section 5.1).
 const HANDSHAKE: u8 = 0x16;
 
-/// Ends TLS inside a tunnel, or on the gateway's TLS listener, and serves what is in it. A tunnel
-/// whose first byte is no TLS is closed: nothing is ever forwarded out of it unread.
-pub async fn tls<S: AsyncRead + AsyncWrite + Unpin + 'static>(core: Rc<Core>, mut stream: S, mut tunnel: Tunnel) {
+/// Serves what comes through a tunnel, by its first byte: TLS, which is ended here, or HTTP in clear,
+/// which goes on in clear as an `http://` request does, but not to the port of `https://`. Whatever is
+/// neither is closed: nothing is ever forwarded out of a tunnel unread.
+pub async fn tunnelled<S>(core: Rc<Core>, mut stream: S, mut tunnel: Tunnel)
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let mut first = [0u8; 1];
+    let read = timeout(core.shared.settings.deadlines.tls, stream.read_exact(&mut first));
+    if !matches!(read.await, Ok(Ok(_))) {
+        return;
+    }
+    let stream = Prefixed::new(bytes::Bytes::copy_from_slice(&first), stream);
+    match (first, &mut tunnel.target) {
+        ([HANDSHAKE], _) => tls(core, stream, tunnel).await,
+        // The methods that there are begin so (RFC 9110 section 9.1).
+        ([b'A'..=b'Z'], Some((scheme, authority))) if authority.port != Scheme::Https.default_port() => {
+            *scheme = Scheme::Http;
+            serve_http1(core, stream, Rc::new(tunnel)).await;
+        }
+        _ => {
+            let rejection = Rejection::new(
+                Code::BadRequest,
+                "what came through the tunnel is no TLS, and no HTTP in clear for another port than 443",
+            );
+            core.note_refused(core.exchange_id(), tunnel.mode, &rejection);
+        }
+    }
+}
+
+/// Ends TLS inside a tunnel, or on the gateway's TLS listener, and serves what is in it.
+pub async fn tls<S: AsyncRead + AsyncWrite + Unpin + 'static>(core: Rc<Core>, stream: S, mut tunnel: Tunnel) {
     let deadline = core.shared.settings.deadlines.tls;
     let accepted = timeout(deadline, async {
-        let mut first = [0u8; 1];
-        stream.read_exact(&mut first).await.ok()?;
-        if first[0] != HANDSHAKE {
-            return None;
-        }
-        let stream = Prefixed::new(bytes::Bytes::copy_from_slice(&first), stream);
         let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await.ok()?;
         let named = start.client_hello().server_name().map(Host::parse);
         let (_, authority) = tunnel.target.as_ref()?;

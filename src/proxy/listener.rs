@@ -160,15 +160,7 @@ async fn connection(core: Rc<Core>, arrival: Arrival) {
     let _counted = core.shared.metrics.agent_connection();
     let Ok(stream) = TcpStream::from_std(stream) else { return };
     let _ = stream.set_nodelay(true);
-    let gateway = |target| Tunnel {
-        mode: Mode::Gateway,
-        target,
-        session: None,
-        client: Some(peer.to_string().into()),
-        wrong_name: false,
-        required: false,
-        begun: std::cell::Cell::new(0),
-    };
+    let gateway = |target| Tunnel { target, ..Tunnel::new(Mode::Gateway, peer, false) };
     match kind {
         Kind::Forward => tunnel::serve(core, stream, peer, Credentials::AsSet).await,
         Kind::ForwardTls => {

@@ -24,6 +24,7 @@ pub mod running;
 pub mod scrub;
 mod search;
 pub mod settings;
+mod socks;
 pub mod target;
 pub mod tunnel;
 mod unread;

@@ -1,4 +1,4 @@
-//! The first bytes of an agent's connection: CONNECT, or a request in absolute form.
+//! The first bytes of an agent's connection: CONNECT, SOCKS, or a request in absolute form.
 //!
 //! CONNECT is read here by hand, so that a tunnel costs one read and one write, and so that a 407
 //! keeps the connection open for the retry (reactive clients such as Maven and git need it). Every
@@ -21,7 +21,7 @@ use super::identify::strip_scheme;
 use super::reject::{Code, Rejection};
 use super::unread::Paced;
 use super::wire::Prefixed;
-use super::{Mode, blind, exchange, intercept};
+use super::{Mode, blind, exchange, intercept, socks};
 use crate::model::{Authority, Scheme, SessionId};
 use crate::session::live::LiveSession;
 
@@ -41,6 +41,21 @@ pub struct Tunnel {
     pub required: bool,
     /// How many requests have come on the connection.
     pub begun: Cell<u64>,
+}
+
+impl Tunnel {
+    /// A connection of which nothing is known yet.
+    pub fn new(mode: Mode, peer: SocketAddr, required: bool) -> Self {
+        Self {
+            mode,
+            target: None,
+            session: None,
+            client: Some(peer.to_string().into()),
+            wrong_name: false,
+            required,
+            begun: Cell::new(0),
+        }
+    }
 }
 
 /// Whether an agent has to show a session's proxy credentials.
@@ -74,56 +89,19 @@ where
                 return refuse(&core, &mut stream, &rejection, Then::Close).await;
             }
         };
-        let Some(connect) = head else {
-            let tunnel = Tunnel {
-                mode: Mode::Forward,
-                target: None,
-                session: None,
-                client: Some(peer.to_string().into()),
-                wrong_name: false,
-                required,
-                begun: Cell::new(0),
-            };
-            return intercept::serve_http1(core, Prefixed::new(buffer.freeze(), stream), Rc::new(tunnel)).await;
+        let tunnel = Tunnel::new(Mode::Forward, peer, required);
+        let connect = match head {
+            Head::Connect(connect) => connect,
+            Head::Socks => return socks::serve(core, stream, buffer, tunnel, deadline).await,
+            Head::Other => {
+                return intercept::serve_http1(core, Prefixed::new(buffer.freeze(), stream), Rc::new(tunnel)).await;
+            }
         };
         let rest = buffer.split_off(connect.len);
         match open(&core, &connect, required) {
-            Ok((authority, session)) if blind::applies(&core, &authority) => {
-                match core.upstream.bare(&authority).await {
-                    Ok(upstream) => {
-                        if stream.write_all(ESTABLISHED).await.is_ok() {
-                            let agent = Prefixed::new(rest.freeze(), stream);
-                            let began = Instant::now();
-                            blind::copy(&core, agent, upstream, &authority, session.as_ref()).await;
-                            core.shared.metrics.exchange(Mode::Forward.as_str(), "tunnel");
-                            core.timed.exchange(Mode::Forward.as_str(), began.elapsed());
-                            tracing::info!(
-                                upstream.authority = %authority,
-                                client = %peer,
-                                duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
-                                "tunnel closed"
-                            );
-                        }
-                    }
-                    Err(why) => refuse(&core, &mut stream, &exchange::failed(why), Then::Close).await,
-                }
-                return;
-            }
             Ok((authority, session)) => {
-                if stream.write_all(ESTABLISHED).await.is_err() {
-                    return;
-                }
-                let target = Some((Scheme::Https, authority));
-                let tunnel = Tunnel {
-                    mode: Mode::Forward,
-                    target,
-                    session,
-                    client: Some(peer.to_string().into()),
-                    wrong_name: false,
-                    required,
-                    begun: Cell::new(0),
-                };
-                return intercept::tls(core, Prefixed::new(rest.freeze(), stream), tunnel).await;
+                let tunnel = Tunnel { session, ..tunnel };
+                return onward(core, stream, rest.freeze(), tunnel, authority, Tongue::Connect).await;
             }
             Err(rejection) => {
                 let retry = rejection.code == Code::ProxyAuthRequired && rest.is_empty();
@@ -137,8 +115,56 @@ where
     }
 }
 
-/// What a CONNECT that is accepted gets.
-const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
+/// In what an agent asked for its tunnel, and is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tongue {
+    /// HTTP's CONNECT (RFC 9110 section 9.3.6).
+    Connect,
+    /// SOCKS version 5.
+    Socks,
+}
+
+impl Tongue {
+    /// What a tunnel that is granted gets.
+    const fn established(self) -> &'static [u8] {
+        match self {
+            Self::Connect => b"HTTP/1.1 200 Connection established\r\n\r\n",
+            Self::Socks => socks::ESTABLISHED,
+        }
+    }
+}
+
+/// Grants the tunnel to `authority`, and serves what comes through it: unread where hosts without keys
+/// are tunnelled and this is one, else as TLS or HTTP. `rest` came behind the request for it.
+pub async fn onward<S>(
+    core: Rc<Core>,
+    mut stream: S,
+    rest: Bytes,
+    mut tunnel: Tunnel,
+    authority: Authority,
+    tongue: Tongue,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    if blind::applies(&core, &authority) {
+        match core.upstream.bare(&authority).await {
+            Ok(upstream) => {
+                if stream.write_all(tongue.established()).await.is_ok() {
+                    blind::serve(&core, Prefixed::new(rest, stream), upstream, &authority, &tunnel).await;
+                }
+            }
+            Err(why) => match tongue {
+                Tongue::Connect => refuse(&core, &mut stream, &exchange::failed(why), Then::Close).await,
+                Tongue::Socks => socks::unreachable(&core, &mut stream, why).await,
+            },
+        }
+        return;
+    }
+    if stream.write_all(tongue.established()).await.is_ok() {
+        tunnel.target = Some((Scheme::Https, authority));
+        intercept::tunnelled(core, Prefixed::new(rest, stream), tunnel).await;
+    }
+}
 
 /// A CONNECT request's parts, and how many bytes its head took.
 struct Connect {
@@ -154,19 +180,27 @@ enum HeadError {
     TooLarge,
 }
 
-/// Reads up to the end of the first head. `None` is anything but CONNECT; it stays in the buffer.
-async fn read_head<S: AsyncRead + Unpin>(
-    stream: &mut S,
-    buffer: &mut BytesMut,
-    max: usize,
-) -> Result<Option<Connect>, HeadError> {
+/// How a connection begins.
+enum Head {
+    Connect(Connect),
+    /// With the version of SOCKS; all of it stays in the buffer.
+    Socks,
+    /// With anything else; it stays in the buffer.
+    Other,
+}
+
+/// Reads up to the end of the first head.
+async fn read_head<S: AsyncRead + Unpin>(stream: &mut S, buffer: &mut BytesMut, max: usize) -> Result<Head, HeadError> {
     loop {
-        if !buffer.is_empty() {
+        if let Some(first) = buffer.first() {
+            if *first == socks::VERSION {
+                return Ok(Head::Socks);
+            }
             if !b"CONNECT ".starts_with(&buffer[..buffer.len().min(8)]) {
-                return Ok(None);
+                return Ok(Head::Other);
             }
             if let Some(connect) = parse_connect(buffer)? {
-                return Ok(Some(connect));
+                return Ok(Head::Connect(connect));
             }
         }
         if buffer.len() >= max {
@@ -243,14 +277,23 @@ pub fn authenticate(
     let pair = strip_scheme(credentials, b"basic ").ok_or_else(wrong)?;
     let pair = BASE64.decode(pair.trim_ascii()).map_err(|_| wrong())?;
     let colon = memchr::memchr(b':', &pair).ok_or_else(wrong)?;
-    let id: SessionId = std::str::from_utf8(&pair[..colon]).ok().and_then(|t| t.parse().ok()).ok_or_else(wrong)?;
+    session_of(core, &pair[..colon], &pair[colon + 1..]).map(Some)
+}
+
+/// The session with this identifier, if this is its secret.
+///
+/// # Errors
+/// There is none, or it is over.
+pub fn session_of(core: &Core, id: &[u8], secret: &[u8]) -> Result<Arc<LiveSession>, Rejection> {
+    let wrong = || Rejection::new(Code::ProxyAuthRequired, "the proxy credentials are wrong");
+    let id: SessionId = std::str::from_utf8(id).ok().and_then(|t| t.parse().ok()).ok_or_else(wrong)?;
     let session = core.shared.registry.session(id).ok_or_else(wrong)?;
-    if !session.secret_matches(&pair[colon + 1..]) {
+    if !session.secret_matches(secret) {
         return Err(wrong());
     }
     match session.ended(core.shared.clock.now()) {
         Some(ended) => Err(ended.into()),
-        None => Ok(Some(session)),
+        None => Ok(session),
     }
 }
 

@@ -10,3 +10,4 @@ mod promises;
 mod store;
 mod streaming;
 mod support;
+mod ways;
