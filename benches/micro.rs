@@ -17,9 +17,9 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue, Method};
 use sallyport::audit::{self, AuditKeys, Intent, Journal, Receipt, Writer};
 use sallyport::model::{
-    Authority, Cleartext, Clock, Destination, Environment, ExchangeId, GrantId, HostPattern, KeyId, Name, OrgId,
-    ProjectId, ProxyToken, Scheme, Secret, SessionId, SessionSecret, Slot, SystemClock, TokenForm, TokenHash, TokenId,
-    TokenShape,
+    Authority, Cleartext, Clock, Destination, Environment, ExchangeId, GrantId, HostPattern, KeyId, KeyKind, Name,
+    OrgId, ProjectId, ProxyToken, Scheme, Secret, SessionId, SessionSecret, Slot, SystemClock, TokenForm, TokenHash,
+    TokenId, TokenShape,
 };
 use sallyport::policy::{Decision, Facts, Permit, PolicySet, shipped};
 use sallyport::proxy::identify::Found;
@@ -244,6 +244,7 @@ impl World {
             environment: Environment::Development,
             name: "bench".parse()?,
             provider: "custom".parse()?,
+            kind: KeyKind::Secret,
             destination: Destination {
                 hosts: vec![HostPattern::parse("api.example.com")?],
                 slots: vec![Slot::Bearer],

@@ -7,19 +7,20 @@
 //! that [`tls::ca`] minted. [`proxy::exchange`] is the spine: it finds tokens
 //! ([`proxy::identify`]) in the live view ([`session::registry`]), asks [`policy`] for a
 //! [`policy::Permit`], takes a connection from [`upstream`], has [`audit`] record the intent, which
-//! gives an [`audit::Receipt`], and with both opens the key ([`vault::Vault::open`]) and swaps it
-//! in. The reply streams back through [`proxy::scrub`].
+//! gives an [`audit::Receipt`], and with both opens the key ([`vault::Vault::open`]), makes of it what
+//! the request needs ([`credential`]) and puts that in. The reply streams back through [`proxy::scrub`].
 //!
 //! # The floors
 //!
 //! Imports point down: `model` (0); `policy`, `session`, `vault`, `audit` (1 and 2); `tls`,
-//! `upstream`, `telemetry` (2); `proxy` (3). Only `app` joins parts.
+//! `upstream`, `credential`, `telemetry` (2); `proxy` (3). Only `app` joins parts.
 
 pub mod admin;
 pub mod app;
 pub mod audit;
 pub mod cli;
 pub mod config;
+pub mod credential;
 pub mod demo;
 pub mod model;
 pub mod policy;

@@ -11,7 +11,10 @@ use utoipa::{IntoParams, ToSchema};
 use super::auth::Caller;
 use super::body::{Body, Query, environment, limit, name, still_to_come};
 use super::{Action, Admin, Problem, State};
-use crate::model::{Cleartext, Destination, HostPattern, KeyId, Name, OrgId, Secret, Slot, TokenShape, nearest};
+use crate::credential;
+use crate::model::{
+    Cleartext, Destination, HostPattern, KeyId, KeyKind, Name, OrgId, Secret, Slot, TokenShape, nearest,
+};
 use crate::store::Find;
 use crate::vault::key::{Key, KeyState, SealedVersion};
 
@@ -27,6 +30,8 @@ pub(super) struct View {
     environment: String,
     /// The provider template, or `custom`.
     provider: String,
+    /// What its secret is: `secret`, or a document from which something is computed for each request.
+    kind: &'static str,
     /// Where it may go.
     hosts: Vec<String>,
     /// In which places of a request it may be put.
@@ -54,6 +59,7 @@ impl View {
             project: projects.get(&project).cloned().unwrap_or(project),
             environment: key.environment.to_string(),
             provider: key.provider.to_string(),
+            kind: key.kind.as_str(),
             hosts: key.destination.hosts.iter().map(ToString::to_string).collect(),
             slots: key.destination.slots.iter().map(ToString::to_string).collect(),
             cleartext: match key.destination.cleartext {
@@ -89,9 +95,13 @@ pub(super) struct New {
     /// 1 to 64 of a-z, 0-9, '_', '-' and '.'; unique in project and environment
     #[schema(pattern = "^[a-z0-9][a-z0-9_.-]{0,63}$")]
     name: String,
-    /// The secret: 8 bytes to 64 KiB, no control characters.
+    /// The secret: 8 bytes to 64 KiB, no control characters. For kinds other than `secret` a JSON document.
     #[schema(min_length = 8, max_length = 65536, value_type = String, format = Password)]
     value: SecretText,
+    /// What the secret is; `secret`, which is put in as it is, if absent. The others are documents from
+    /// which something is computed for each request: `basic` is `{"user": ..., "password": ...}`.
+    #[schema(pattern = "^[a-z][a-z_]*$")]
+    kind: Option<String>,
     /// A provider template, which says where the key may go; see /api/v1/providers.
     provider: Option<String>,
     /// Id or name; `default` if absent.
@@ -151,7 +161,7 @@ pub(super) struct Edit {
 #[serde(deny_unknown_fields)]
 #[schema(as = Rotation)]
 pub(super) struct Rotation {
-    /// The new secret: 8 bytes to 64 KiB, no control characters.
+    /// The new secret: 8 bytes to 64 KiB, no control characters; a document of the key's kind, if it has one.
     #[schema(min_length = 8, max_length = 65536, value_type = String, format = Password)]
     value: SecretText,
 }
@@ -192,6 +202,14 @@ fn slots(texts: &[String]) -> Result<Vec<Slot>, Problem> {
     texts.iter().map(|t| t.parse().map_err(|why| Problem::invalid("slots", why))).collect()
 }
 
+/// Whether what the kind yields can stand in each of the slots.
+fn check_slots(kind: KeyKind, destination: &Destination) -> Result<(), Problem> {
+    match destination.slots.iter().find(|slot| !kind.fits(slot)) {
+        Some(slot) => Err(Problem::invalid("slots", format!("a key of kind {kind} can't be put into {slot}"))),
+        None => Ok(()),
+    }
+}
+
 fn cleartext(text: &str) -> Result<Cleartext, Problem> {
     match text {
         "never" => Ok(Cleartext::Never),
@@ -210,7 +228,7 @@ fn prefix(text: &str) -> Result<String, Problem> {
 }
 
 /// The provider's name, destination and token shape, with what the request puts in their place.
-fn placed(admin: &Admin, new: &New) -> Result<(Name, Destination, TokenShape), Problem> {
+fn placed(admin: &Admin, new: &New, kind: KeyKind) -> Result<(Name, Destination, TokenShape), Problem> {
     let template = match &new.provider {
         Some(wanted) if wanted != "custom" => {
             let found = admin.providers.iter().find(|p| p.name.as_str() == wanted);
@@ -228,7 +246,7 @@ fn placed(admin: &Admin, new: &New) -> Result<(Name, Destination, TokenShape), P
         slots: match (&new.slots, template) {
             (Some(given), _) => slots(given)?,
             (None, Some(template)) => template.destination().slots,
-            (None, None) => vec![Slot::Bearer],
+            (None, None) => kind.usual_slots(),
         },
         cleartext: new.cleartext.as_deref().map_or(Ok(Cleartext::Never), cleartext)?,
     };
@@ -282,7 +300,10 @@ pub(super) async fn create(
     caller: Caller,
     Body(new): Body<New>,
 ) -> Result<(StatusCode, Json<View>), Problem> {
-    let (provider, destination, shape) = placed(&admin, &new)?;
+    let kind = new.kind.as_deref().map_or(Ok(KeyKind::Secret), |kind| kind.parse());
+    let kind = kind.map_err(|why| Problem::invalid("kind", why))?;
+    let (provider, destination, shape) = placed(&admin, &new, kind)?;
+    check_slots(kind, &destination)?;
     let now = admin.clock.now();
     let key = Key {
         id: KeyId::generate(),
@@ -291,6 +312,7 @@ pub(super) async fn create(
         environment: environment(new.environment.as_deref())?,
         name: name("name", &new.name)?,
         provider,
+        kind,
         destination,
         shape,
         state: KeyState::Enabled,
@@ -299,7 +321,8 @@ pub(super) async fn create(
         updated_at: now,
         expires_at: new.expires_at.as_deref().map(|at| still_to_come("expiresAt", at, now)).transpose()?,
     };
-    let sealed = admin.vault.seal(&key, 1, &new.value.take()).map_err(|why| Problem::invalid("value", why))?;
+    let secret = credential::document(kind, new.value.take()).map_err(|why| Problem::invalid("value", why))?;
+    let sealed = admin.vault.seal(&key, 1, &secret).map_err(|why| Problem::invalid("value", why))?;
     let what = Action { action: "key_create", subject: &key.id.to_string(), detail: key.name.as_str() };
     let batch = admin.store.batch(caller.org()).insert(&key).insert(&sealed);
     admin.commit(&caller, what, batch).await.map_err(|problem| {
@@ -344,6 +367,7 @@ pub(super) async fn edit(
     }
     if let Some(new) = &edit.slots {
         after.destination.slots = slots(new)?;
+        check_slots(after.kind, &after.destination)?;
     }
     if let Some(new) = &edit.cleartext {
         after.destination.cleartext = cleartext(new)?;
@@ -416,7 +440,9 @@ pub(super) async fn rotate(
 ) -> Result<Json<View>, Problem> {
     let before = find(&admin, caller.org(), &id).await?;
     let after = Key { version: before.version.saturating_add(1), updated_at: admin.clock.now(), ..before.clone() };
-    let sealed = admin.vault.seal(&after, after.version, &rotation.value.take());
+    let secret = credential::document(after.kind, rotation.value.take());
+    let secret = secret.map_err(|why| Problem::invalid("value", why))?;
+    let sealed = admin.vault.seal(&after, after.version, &secret);
     let sealed = sealed.map_err(|why| Problem::invalid("value", why))?;
     let detail = format!("{} version {}", after.name, after.version);
     let what = Action { action: "key_rotate", subject: &before.id.to_string(), detail: &detail };

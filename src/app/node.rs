@@ -14,9 +14,10 @@ use super::Home;
 use super::listen::bind;
 use super::live::Live;
 use crate::audit::{Journal, RecordKind, SharedWriter};
+use crate::credential;
 use crate::model::{
-    Authority, Destination, Environment, GrantId, KeyId, Name, OrgId, ProjectId, ProxyToken, Scheme, Secret, SessionId,
-    SessionSecret, Timestamp, TokenForm, TokenId, TokenShape, ToolId,
+    Authority, Destination, Environment, GrantId, KeyId, KeyKind, Name, OrgId, ProjectId, ProxyToken, Scheme, Secret,
+    SessionId, SessionSecret, Timestamp, TokenForm, TokenId, TokenShape, ToolId,
 };
 use crate::policy::Library;
 use crate::proxy::core::{Core, Route, Shared};
@@ -35,6 +36,22 @@ use crate::vault::key::{Key, KeyState};
 const TICK: Duration = Duration::from_millis(100);
 /// How many hosts' leaf certificates are held.
 const LEAVES: usize = 10_000;
+
+/// A key that a node takes into memory.
+pub struct NewKey {
+    /// Its name.
+    pub name: Name,
+    /// The provider template, or `custom`.
+    pub provider: Name,
+    /// What its secret is.
+    pub kind: KeyKind,
+    /// Where it belongs.
+    pub environment: Environment,
+    /// Where it may go.
+    pub destination: Destination,
+    /// What its tokens look like.
+    pub shape: TokenShape,
+}
 
 /// What a node listens on and reaches.
 #[derive(Debug, Clone)]
@@ -271,14 +288,25 @@ impl Node {
         shape: TokenShape,
         secret: &Secret<Vec<u8>>,
     ) -> anyhow::Result<Key> {
+        let (name, provider, kind) = (name.clone(), provider.clone(), KeyKind::Secret);
+        self.add_key_of(NewKey { name, provider, kind, environment, destination, shape }, secret)
+    }
+
+    /// The same for a key of any kind.
+    ///
+    /// # Errors
+    /// The secret can't be taken.
+    pub fn add_key_of(&self, new: NewKey, secret: &Secret<Vec<u8>>) -> anyhow::Result<Key> {
+        let NewKey { name, provider, kind, environment, destination, shape } = new;
         let now = self.shared.clock.now();
         let key = Key {
             id: KeyId::generate(),
             org: OrgId::DEFAULT,
             project: self.project.id,
             environment,
-            name: name.clone(),
-            provider: provider.clone(),
+            name,
+            provider,
+            kind,
             destination,
             shape,
             state: KeyState::Enabled,
@@ -287,7 +315,8 @@ impl Node {
             updated_at: now,
             expires_at: None,
         };
-        let sealed = self.shared.vault.seal(&key, 1, secret).with_context(|| format!("key {name}"))?;
+        let secret = credential::document(kind, Secret::new(secret.expose().clone()))?;
+        let sealed = self.shared.vault.seal(&key, 1, &secret).with_context(|| format!("key {}", key.name))?;
         self.shared.vault.load(&key, &sealed)?;
         self.shared.registry.put_keys([key.clone()]);
         Ok(key)

@@ -92,6 +92,10 @@ pub struct Add {
     /// In which place it may be put: bearer, header:NAME, basic:user, basic:password; repeat for several
     #[arg(long = "slot", value_name = "SLOT")]
     slots: Vec<String>,
+    /// What its value is: `secret` is put in as it is; `basic` is the document {"user": ..., "password": ...}
+    /// [default: secret]
+    #[arg(long)]
+    kind: Option<String>,
     /// The project [default: default]
     #[arg(long)]
     project: Option<String>,
@@ -135,6 +139,7 @@ pub async fn run(client: &Client, command: Command) -> anyhow::Result<()> {
                 ("PROJECT", "project"),
                 ("ENVIRONMENT", "environment"),
                 ("PROVIDER", "provider"),
+                ("KIND", "kind"),
                 ("STATE", "state"),
                 ("VERSION", "version"),
                 ("EXPIRES", "expiresAt"),
@@ -168,7 +173,8 @@ pub async fn run(client: &Client, command: Command) -> anyhow::Result<()> {
 }
 
 async fn create(client: &Client, add: Add) -> anyhow::Result<Value> {
-    let Add { name, provider, hosts, slots, project, environment, expires_at, cleartext_loopback, value, .. } = add;
+    let Add { name, provider, kind, hosts, slots, project, environment, expires_at, cleartext_loopback, value, .. } =
+        add;
     let name: Name = name.to_ascii_lowercase().parse()?;
     // Before the prompt repeats it, and the audit keeps it.
     anyhow::ensure!(
@@ -194,6 +200,7 @@ async fn create(client: &Client, add: Add) -> anyhow::Result<Value> {
     let body = json!({
         "name": name.as_str(),
         "provider": provider,
+        "kind": kind,
         "hosts": some(hosts),
         "slots": some(slots),
         "project": project,

@@ -8,6 +8,7 @@ mod authority;
 mod clock;
 mod destination;
 mod ids;
+mod kind;
 mod name;
 mod near;
 mod secret;
@@ -19,6 +20,7 @@ pub use destination::{Cleartext, Destination, Slot, SlotError};
 pub use ids::{
     ExchangeId, GrantId, IdError, KeyId, OrgId, PrincipalId, ProjectId, RequestId, SessionId, TokenId, ToolId,
 };
+pub use kind::{KeyKind, KeyKindError};
 pub use name::{Environment, Name, NameError};
 pub use near::nearest;
 pub use secret::Secret;

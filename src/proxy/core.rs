@@ -16,6 +16,7 @@ use super::scrub::PatternSet;
 use super::settings::Settings;
 use super::tunnel::Tunnel;
 use crate::audit::{self, Asker};
+use crate::credential;
 use crate::model::{Authority, Clock, ExchangeId, Scheme, Secret, SessionId};
 use crate::policy::{self, ScrubPermit};
 use crate::session::hosts::KeysOf;
@@ -193,8 +194,13 @@ impl Core {
         let mut builder = PatternSet::builder(self.shared.scrub_key.expose());
         for key in keys {
             let permit = ScrubPermit::for_reply(key.org, authority);
-            let opened = self.shared.vault.scrub_entry(permit, key.id, &mut |secret| builder.add(secret));
-            if let Err(why) = opened {
+            let mut read = Ok(());
+            let opened = self.shared.vault.scrub_entry(permit, key.id, &mut |secret| {
+                if let Err(why) = credential::secret_parts(key.kind, secret, &mut |part| builder.add(part)) {
+                    read = Err(why.to_string());
+                }
+            });
+            if let Err(why) = opened.map_err(|why| why.to_string()).and(read) {
                 tracing::error!(key.id = %key.id, error = %why, "a key can't be opened to scrub replies, so its host is refused");
                 let detail = "a key that is bound to this host can't be opened, so replies can't be scrubbed";
                 return Err(Rejection::new(super::reject::Code::Internal, detail));

@@ -13,20 +13,18 @@ use super::account::Account;
 use super::authorize::{self, Authorized, Question};
 use super::core::Core;
 use super::identify::{self, Identified};
-use super::record::{self, Use};
 use super::reject::{Code, Rejection};
 use super::relay::{self, Reply};
 use super::running::Run;
 use super::search::Search;
-use super::target::{self, Target};
+use super::target;
 use super::tunnel::{Tunnel, authenticate};
 use super::upload::Upload;
-use super::{Mode, forward, inject};
+use super::{Mode, forward, put};
 use crate::model::{ExchangeId, OrgId};
 use crate::session::live::LiveSession;
 use crate::session::registry::Moment;
 use crate::upstream::{self, Checkout};
-use crate::vault::key::Key;
 
 /// How often a request is tried again on a fresh connection when a pooled one turned out closed
 /// before anything was written.
@@ -141,7 +139,7 @@ async fn run(
         if let Some(ended) = run.as_ref().and_then(|run| run.ended_at(shared.clock.now())) {
             step!(Err(Rejection::from(ended)));
         }
-        step!(use_keys(
+        step!(put::put(
             core,
             tunnel,
             exchange,
@@ -231,60 +229,6 @@ async fn guard<F: Future>(run: Option<&Run>, future: F) -> Result<F::Output, Rej
 fn slots_as_they_came<B>(request: &Request<B>, identified: &Identified) -> Vec<(HeaderName, HeaderValue)> {
     let value = |name: &HeaderName| request.headers().get(name).cloned();
     identified.found.iter().filter_map(|f| Some((f.slot.header().clone(), value(f.slot.header())?))).collect()
-}
-
-/// Record, open, inject: for each key in this order, and all records before the first key.
-#[expect(clippy::too_many_arguments, reason = "the step joins what all steps before it found")]
-fn use_keys<B>(
-    core: &Core,
-    tunnel: &Tunnel,
-    exchange: ExchangeId,
-    target: &Target,
-    identified: &Identified,
-    policies: &[u8; 32],
-    authorized: Authorized,
-    session: Option<&Arc<LiveSession>>,
-    request: &mut Request<B>,
-    account: &mut Account,
-) -> Result<(), Rejection> {
-    let opened = |key: &Key, permit, receipt| {
-        let opening = Instant::now();
-        let opened = core.shared.vault.open(permit, receipt);
-        core.timed.open(opening.elapsed());
-        opened.map_err(|why| {
-            tracing::error!(request.id = %exchange, key.id = %key.id, error = %why, "the key can't be opened");
-            Rejection::new(Code::Internal, "the key can't be opened")
-        })
-    };
-    match authorized {
-        Authorized::Plain => {}
-        Authorized::Swap(permits) => {
-            let mut receipts = Vec::with_capacity(permits.len());
-            for (found, permit) in identified.found.iter().zip(permits) {
-                let (receipt, draft) =
-                    record::intent(core, tunnel, exchange, target, &Use::of(found), policies, &permit)?;
-                account.owe(found.token.session.id, Some(Arc::clone(permit.rule())), draft);
-                receipts.push((found, permit, receipt));
-            }
-            for (found, permit, receipt) in receipts {
-                let secret = opened(&found.key, permit, receipt)?;
-                inject::inject(request.headers_mut(), found, &secret)?;
-                core.shared.metrics.injected(found.key.provider.as_str(), found.slot.label());
-            }
-        }
-        Authorized::Fill(fill) => {
-            let (key, slot, permit) = *fill;
-            let session =
-                session.ok_or_else(|| Rejection::new(Code::Internal, "a key is injected only for a session"))?;
-            let usage = Use { session, token: None, key: &key, slot: &slot };
-            let (receipt, draft) = record::intent(core, tunnel, exchange, target, &usage, policies, &permit)?;
-            account.owe(session.id, Some(Arc::clone(permit.rule())), draft);
-            let secret = opened(&key, permit, receipt)?;
-            inject::fill(request.headers_mut(), &slot, &secret)?;
-            core.shared.metrics.injected(key.provider.as_str(), slot.label());
-        }
-    }
-    Ok(())
 }
 
 /// What the upstream's failure means to the agent.

@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use http::header::AUTHORIZATION;
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use zeroize::Zeroizing;
 
 use super::identify::{Found, strip_scheme};
@@ -41,6 +41,15 @@ pub fn inject(headers: &mut HeaderMap, found: &Found, secret: &Secret<Vec<u8>>) 
         }
     };
     *headers.entry(name).or_insert(HeaderValue::from_static("")) = header_value(value)?;
+    Ok(())
+}
+
+/// Puts a computed value in the place of whatever the header held.
+///
+/// # Errors
+/// The value can't stand in a header.
+pub fn replace(headers: &mut HeaderMap, name: HeaderName, value: Zeroizing<Vec<u8>>) -> Result<(), Rejection> {
+    headers.insert(name, header_value(value)?);
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! The way of a request, one file a step: [`listener`] accepts, [`tunnel`] reads which authority is
 //! meant and who asks, [`intercept`] ends the agent's TLS, and [`exchange`] is the spine that calls
-//! [`identify`], [`authorize`], [`forward`], [`record`], [`inject`] and [`relay`] in this order.
+//! [`identify`], [`authorize`], [`forward`], [`put`] (which has [`record`] note the use,
+//! opens the key and has [`inject`] swap it in) and [`relay`] in this order.
 //! [`scrub`] takes keys out of replies and [`reject`] is the one table of refusals.
 //!
 //! Nothing here reads a file or a database: what the data path needs is in memory
@@ -17,6 +18,7 @@ pub mod identify;
 pub mod inject;
 pub mod intercept;
 pub mod listener;
+mod put;
 pub mod record;
 pub mod reject;
 pub mod relay;

@@ -79,5 +79,7 @@ pub(super) fn bound_to(key: &Key, version: u32) -> Vec<u8> {
     aad.extend_from_slice(&version.to_be_bytes());
     aad.extend_from_slice(&key.destination.digest());
     aad.extend_from_slice(key.environment.as_str().as_bytes());
+    aad.push(0);
+    aad.extend_from_slice(key.kind.as_str().as_bytes());
     aad
 }

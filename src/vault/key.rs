@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Destination, Environment, KeyId, Name, OrgId, ProjectId, Timestamp, TokenShape};
+use crate::model::{Destination, Environment, KeyId, KeyKind, Name, OrgId, ProjectId, Timestamp, TokenShape};
 
 /// Whether a key may be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +29,8 @@ pub struct Key {
     pub name: Name,
     /// The provider template that it was made from, or `custom`.
     pub provider: Name,
+    /// What its secret is; it never changes.
+    pub kind: KeyKind,
     /// Where it may go.
     pub destination: Destination,
     /// What its proxy tokens look like.

@@ -1,8 +1,8 @@
 //! Keys and the envelope they are sealed in.
 //!
 //! Each secret version is sealed with a data key of its own, which is wrapped by the key-encryption
-//! key. Sealed bytes are bound to the organisation, environment, key, version and destinations
-//! they belong to, so a row that was moved or pointed elsewhere doesn't open. There is no plaintext
+//! key. Sealed bytes are bound to the organisation, environment, key, kind, version and
+//! destinations they belong to, so a row that was moved or pointed elsewhere doesn't open. There is no plaintext
 //! cache: [`Vault::open`] opens a secret for one exchange, and takes the proof that it may
 //! (a [`crate::policy::Permit`]) and the proof that it is recorded (a [`crate::audit::Receipt`]).
 

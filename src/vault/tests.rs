@@ -8,8 +8,8 @@ use super::key::{Key, KeyState, SealedVersion};
 use super::*;
 use crate::audit::{AuditKeys, Intent, Journal, Receipt, Settings, Writer};
 use crate::model::{
-    Authority, Cleartext, Clock, Destination, Environment, ExchangeId, KeyId, ManualClock, Name, OrgId, ProjectId,
-    Scheme, Secret, SessionId, Slot, Timestamp, TokenShape,
+    Authority, Cleartext, Clock, Destination, Environment, ExchangeId, KeyId, KeyKind, ManualClock, Name, OrgId,
+    ProjectId, Scheme, Secret, SessionId, Slot, Timestamp, TokenShape,
 };
 use crate::policy::{Decision, Facts, Library, Permit, ScrubPermit};
 
@@ -61,6 +61,7 @@ impl Bench {
                 environment: Environment::Development,
                 name: "payments".parse().unwrap(),
                 provider: "custom".parse().unwrap(),
+                kind: KeyKind::Secret,
                 destination: destination("api.example.com"),
                 shape: TokenShape::default(),
                 state: KeyState::Enabled,

@@ -12,6 +12,8 @@ const FLOORS: &[(&str, u8, &[&str])] = &[
     ("audit", 2, &[]),
     ("session", 2, &["vault"]),
     ("tls", 2, &[]),
+    // What it reads was opened by the vault, which says how short a secret may be.
+    ("credential", 2, &["vault"]),
     ("upstream", 2, &["tls"]),
     ("store", 2, &["session", "vault"]),
     ("providers", 2, &[]),

@@ -3,6 +3,7 @@
 mod attacks;
 mod clients;
 mod commands;
+mod credentials;
 mod demo;
 mod floors;
 mod gateway;

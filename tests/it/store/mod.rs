@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use sallyport::app::Home;
 use sallyport::model::{
-    Cleartext, Clock, Destination, Environment, GrantId, HostPattern, KeyId, OrgId, ProjectId, ProxyToken, Secret,
-    SessionId, SessionSecret, Slot, SystemClock, Timestamp, TokenForm, TokenId, TokenShape,
+    Cleartext, Clock, Destination, Environment, GrantId, HostPattern, KeyId, KeyKind, OrgId, ProjectId, ProxyToken,
+    Secret, SessionId, SessionSecret, Slot, SystemClock, Timestamp, TokenForm, TokenId, TokenShape,
 };
 use sallyport::session::records::{Grant, Project, Session, Standing, Token};
 use sallyport::store::{Settings, Store};
@@ -73,6 +73,7 @@ pub fn key(project: &Project, name: &str) -> Key {
         environment: Environment::Development,
         name: name.parse().expect("a name"),
         provider: "custom".parse().expect("a name"),
+        kind: KeyKind::Secret,
         destination: Destination {
             hosts: vec![HostPattern::parse("api.example.com").expect("a host")],
             slots: vec![Slot::Bearer],

@@ -20,6 +20,7 @@ create table keys (
     environment text not null,
     name text not null,
     provider text not null,
+    kind text not null,
     destination text not null,
     shape text not null,
     state text not null,

@@ -1,0 +1,72 @@
+//! Credentials that are computed, not pasted.
+//!
+//! The secret of most keys is put into a request as it is. The secret of a computed kind
+//! ([`KeyKind::is_computed`]) is a JSON document, from which something is made for each request.
+//!
+//! # The seam
+//!
+//! 1. When a key is stored or rotated, [`document`] checks the form of what was given, once, and
+//!    brings it into the bytes that are sealed. Its errors hold nothing of it.
+//! 2. In an exchange, [`crate::vault::Vault::open`] yields those bytes for a permit and a receipt, and
+//!    [`read`] makes a [`Credential`] of them. `proxy/put.rs` matches on it: each variant says what is
+//!    done to the request, which is already as it will be sent. What is computed from the request alone
+//!    happens in place; what has to be minted elsewhere is awaited there, between the opening and the
+//!    sending, under the guard of the session.
+//! 3. Replies are searched for the secret parts of the document, and not for its public ones, such as a
+//!    user name: [`secret_parts`] says which are which.
+//!
+//! A new kind is a variant of [`KeyKind`] and one of [`Credential`], with a document of its own. A kind
+//! has its variant once it is served, so that no key is taken that couldn't be used.
+//!
+//! This part knows nothing of the proxy: it is given heads and bytes, and gives back values.
+
+pub mod basic;
+mod form;
+
+use crate::model::{KeyKind, Secret};
+pub use basic::Basic;
+pub use form::FormError;
+
+/// What is made of an opened key.
+pub enum Credential {
+    /// The secret itself.
+    Pasted(Secret<Vec<u8>>),
+    /// A user name and a password.
+    Basic(Basic),
+}
+
+/// Checks what is to be stored as a key of this kind, and brings it into the form that is sealed.
+///
+/// # Errors
+/// It isn't the document of that kind. The error holds nothing of it.
+pub fn document(kind: KeyKind, given: Secret<Vec<u8>>) -> Result<Secret<Vec<u8>>, FormError> {
+    if !kind.is_computed() {
+        return Ok(given);
+    }
+    let dense = form::dense(given.expose());
+    read(kind, Secret::new(dense.to_vec()))?;
+    Ok(Secret::new(dense.to_vec()))
+}
+
+/// Reads what the vault opened.
+///
+/// # Errors
+/// It isn't the document of that kind.
+pub fn read(kind: KeyKind, opened: Secret<Vec<u8>>) -> Result<Credential, FormError> {
+    match kind {
+        KeyKind::Secret => Ok(Credential::Pasted(opened)),
+        KeyKind::Basic => Basic::read(opened.expose()).map(Credential::Basic),
+    }
+}
+
+/// Shows the parts of an opened secret that must not come back in a reply.
+///
+/// # Errors
+/// It isn't the document of that kind.
+pub fn secret_parts(kind: KeyKind, opened: &[u8], show: &mut dyn FnMut(&[u8])) -> Result<(), FormError> {
+    match kind {
+        KeyKind::Secret => show(opened),
+        KeyKind::Basic => show(Basic::read(opened)?.password()),
+    }
+    Ok(())
+}

@@ -1,0 +1,112 @@
+//! Record, open, compute, put in: for each key in this order, and all records before the first key.
+//!
+//! The request is already as it will be sent, so what is computed from it holds when it arrives. Of a
+//! key that is pasted nothing is computed; see [`crate::credential`] for the others.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::Request;
+use http::header::AUTHORIZATION;
+
+use super::account::Account;
+use super::authorize::Authorized;
+use super::core::Core;
+use super::identify::{Found, Identified};
+use super::inject;
+use super::record::{self, Use};
+use super::reject::{Code, Rejection};
+use super::target::Target;
+use super::tunnel::Tunnel;
+use crate::audit::Receipt;
+use crate::credential::{self, Credential};
+use crate::model::{ExchangeId, Slot};
+use crate::policy::Permit;
+use crate::session::live::LiveSession;
+use crate::vault::key::Key;
+
+/// Where in the request the credential goes.
+#[derive(Clone, Copy)]
+enum Place<'a> {
+    /// Where this token stands.
+    Of(&'a Found),
+    /// Into this slot, which is empty.
+    Empty(&'a Slot),
+}
+
+/// Uses the keys that were permitted.
+///
+/// # Errors
+/// The use can't be recorded, a key can't be opened, or what it holds can't be put into this request.
+#[expect(clippy::too_many_arguments, reason = "the step joins what all steps before it found")]
+pub fn put<B>(
+    core: &Core,
+    tunnel: &Tunnel,
+    exchange: ExchangeId,
+    target: &Target,
+    identified: &Identified,
+    policies: &[u8; 32],
+    authorized: Authorized,
+    session: Option<&Arc<LiveSession>>,
+    request: &mut Request<B>,
+    account: &mut Account,
+) -> Result<(), Rejection> {
+    match authorized {
+        Authorized::Plain => {}
+        Authorized::Swap(permits) => {
+            let mut receipts = Vec::with_capacity(permits.len());
+            for (found, permit) in identified.found.iter().zip(permits) {
+                let (receipt, draft) =
+                    record::intent(core, tunnel, exchange, target, &Use::of(found), policies, &permit)?;
+                account.owe(found.token.session.id, Some(Arc::clone(permit.rule())), draft);
+                receipts.push((found, permit, receipt));
+            }
+            for (found, permit, receipt) in receipts {
+                let credential = opened(core, exchange, &found.key, permit, receipt)?;
+                enter(request, &credential, Place::Of(found))?;
+                core.shared.metrics.injected(found.key.provider.as_str(), found.slot.label());
+            }
+        }
+        Authorized::Fill(fill) => {
+            let (key, slot, permit) = *fill;
+            let session =
+                session.ok_or_else(|| Rejection::new(Code::Internal, "a key is injected only for a session"))?;
+            let usage = Use { session, token: None, key: &key, slot: &slot };
+            let (receipt, draft) = record::intent(core, tunnel, exchange, target, &usage, policies, &permit)?;
+            account.owe(session.id, Some(Arc::clone(permit.rule())), draft);
+            let credential = opened(core, exchange, &key, permit, receipt)?;
+            enter(request, &credential, Place::Empty(&slot))?;
+            core.shared.metrics.injected(key.provider.as_str(), slot.label());
+        }
+    }
+    Ok(())
+}
+
+fn opened(
+    core: &Core,
+    exchange: ExchangeId,
+    key: &Key,
+    permit: Permit,
+    receipt: Receipt,
+) -> Result<Credential, Rejection> {
+    let opening = Instant::now();
+    let opened = core.shared.vault.open(permit, receipt);
+    core.timed.open(opening.elapsed());
+    let secret = opened.map_err(|why| {
+        tracing::error!(request.id = %exchange, key.id = %key.id, error = %why, "the key can't be opened");
+        Rejection::new(Code::Internal, "the key can't be opened")
+    })?;
+    credential::read(key.kind, secret).map_err(|why| {
+        tracing::error!(request.id = %exchange, key.id = %key.id, error = %why, "the key can't be read");
+        Rejection::new(Code::Internal, "the key can't be read")
+    })
+}
+
+/// Puts one credential into the request.
+fn enter<B>(request: &mut Request<B>, credential: &Credential, place: Place<'_>) -> Result<(), Rejection> {
+    match (credential, place) {
+        (Credential::Pasted(secret), Place::Of(found)) => inject::inject(request.headers_mut(), found, secret),
+        (Credential::Pasted(secret), Place::Empty(slot)) => inject::fill(request.headers_mut(), slot, secret),
+        (Credential::Basic(pair), _) => inject::replace(request.headers_mut(), AUTHORIZATION, pair.authorization()),
+    }
+}
