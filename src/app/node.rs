@@ -29,6 +29,7 @@ use crate::store::{Find, Store};
 use crate::telemetry::Metrics;
 use crate::tls::ca::LeafCache;
 use crate::upstream;
+use crate::upstream::egress::{Credentials, Egress};
 use crate::vault::Vault;
 use crate::vault::key::{Key, KeyState};
 
@@ -70,6 +71,8 @@ pub struct NodeSettings {
     pub proxy: Settings,
     /// The upstream side.
     pub upstream: upstream::Settings,
+    /// A file with the credentials for the proxy that leads out.
+    pub proxy_credentials: Option<PathBuf>,
     /// Extra roots for upstreams.
     pub extra_ca: Vec<PathBuf>,
     /// Gateway routes beside those of the providers: name and base URL.
@@ -92,12 +95,34 @@ impl Default for NodeSettings {
             cores: 1,
             proxy: Settings::default(),
             upstream: upstream::Settings::default(),
+            proxy_credentials: None,
             extra_ca: Vec::new(),
             routes: HashMap::new(),
             max_staleness: Duration::from_secs(5),
             tidy: Duration::from_secs(60),
             audit: crate::audit::Settings::default(),
         }
+    }
+}
+
+impl NodeSettings {
+    /// Which way leads out, with the credentials that lie in a file.
+    ///
+    /// # Errors
+    /// The file can't be read or holds something else, or there is nobody to show its credentials to. The
+    /// words repeat nothing of it.
+    pub fn out(&self) -> Result<Egress, String> {
+        let mut egress = self.upstream.egress.clone();
+        let Some(file) = &self.proxy_credentials else { return Ok(egress) };
+        let proxy = egress.proxy.as_mut().ok_or("there is no `upstream.proxy` for them")?;
+        if proxy.credentials.is_some() {
+            return Err("the URL of `upstream.proxy` holds credentials too".to_owned());
+        }
+        let text =
+            std::fs::read_to_string(file).map(Secret::new).map_err(|why| format!("{}: {why}", file.display()))?;
+        let credentials = Credentials::parse(text.expose()).map_err(|why| format!("{}: {why}", file.display()))?;
+        proxy.credentials = Some(credentials);
+        Ok(egress)
     }
 }
 
@@ -136,6 +161,8 @@ impl Node {
             anyhow::anyhow!("the policies have mistakes:\n{}", all.join("\n"))
         })?;
         let roots = Arc::new(crate::tls::trust::roots(&settings.extra_ca)?);
+        settings.upstream.egress =
+            settings.out().map_err(|why| anyhow::anyhow!("upstream.proxy_credentials: {why}"))?;
         let mut listeners = Vec::new();
         for (at, kind) in [
             (settings.forward, Kind::Forward),
