@@ -134,8 +134,8 @@ pub const SETTINGS: &[Setting] = &[
         if name.is_empty() || !fits {
             return Err(format!("{name:?} is no path segment of letters, digits, '-', '_' and '.'"));
         }
-        crate::app::parse_base(base)
-            .ok_or_else(|| format!("{name}: its base URL isn't one such as https://api.example.com/v1"))?;
+        crate::model::BaseUrl::parse(base)
+            .map_err(|_| format!("{name}: its base URL isn't one such as https://api.example.com/v1"))?;
         Ok((name.to_owned(), base.to_owned()))
     })),
     plain!("proxy.require_auth", node.proxy.require_auth),

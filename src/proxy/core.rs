@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use arc_swap::ArcSwap;
 use prometheus::IntGauge;
 use tokio_util::sync::CancellationToken;
 
@@ -17,7 +18,7 @@ use super::settings::Settings;
 use super::tunnel::Tunnel;
 use crate::audit::{self, Asker};
 use crate::credential;
-use crate::model::{Authority, Clock, ExchangeId, Scheme, Secret, SessionId};
+use crate::model::{Authority, BaseUrl, Clock, ExchangeId, Scheme, Secret, SessionId};
 use crate::policy::{self, ScrubPermit};
 use crate::session::hosts::KeysOf;
 use crate::session::registry::Registry;
@@ -36,6 +37,12 @@ pub struct Route {
     pub authority: Authority,
     /// Put before the rest of the path; empty, or begins with `/` and doesn't end with one.
     pub base_path: String,
+}
+
+impl From<BaseUrl> for Route {
+    fn from(base: BaseUrl) -> Self {
+        Self { scheme: base.scheme, authority: base.authority, base_path: base.path }
+    }
 }
 
 /// What all cores of a node share.
@@ -57,7 +64,7 @@ pub struct Shared {
     /// Settings of the data path.
     pub settings: Settings,
     /// Gateway routes by first path segment.
-    pub routes: HashMap<String, Route>,
+    pub routes: ArcSwap<HashMap<String, Route>>,
     /// Keys the hashes of the scrubber; random, this process's own.
     pub scrub_key: Secret<[u8; 32]>,
     /// Set when the node stops: connections finish what they do and take nothing new.
