@@ -33,12 +33,11 @@ use utoipa_axum::routes;
 use auth::Scheme;
 pub use auth::{Caller, Peer};
 pub use problem::Problem;
-pub use system::ProviderView;
 
 use crate::audit::{AuditKeys, SharedWriter};
 use crate::model::{Clock, Name, OrgId};
 use crate::policy::Library;
-use crate::providers;
+use crate::providers::Provider;
 use crate::session::records::Project;
 use crate::store::{Batch, Find, Store};
 use crate::telemetry::Metrics;
@@ -118,7 +117,7 @@ pub struct Admin {
     /// The CA certificate, in PEM.
     pub ca_pem: String,
     /// The services that are known.
-    pub providers: Arc<providers::Library>,
+    pub providers: Vec<Provider>,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// Counters.

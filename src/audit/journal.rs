@@ -11,7 +11,7 @@ use rustix::fs::FlockOperation;
 use super::Error;
 use super::chain::{Chain, Place};
 use super::layout::{MAX_CHAINS, lock, make_dir, slot_name};
-use super::record::{Intent, Outcome, OutcomeWord, RecordKind};
+use super::record::{Intent, Line, Outcome, OutcomeWord, RecordKind};
 use crate::model::{Clock, ExchangeId, KeyId, Name, Secret, SessionId, TokenId};
 
 /// The keys of the audit, both derived from the KEK.
@@ -190,6 +190,20 @@ pub struct Asker {
     pub key: Option<Name>,
 }
 
+impl Asker {
+    fn put(&self, line: &mut Line<'_>) {
+        if let Some(session) = &self.session {
+            line.id("session", session.as_bytes());
+        }
+        if let Some(token) = &self.token {
+            line.id("token", token.as_bytes());
+        }
+        if let Some(key) = &self.key {
+            line.text("key", key.as_str());
+        }
+    }
+}
+
 /// The writer of one core.
 #[derive(Clone)]
 pub struct Writer(Rc<RefCell<Chain>>);
@@ -227,15 +241,16 @@ impl Writer {
             if let Some(client) = client {
                 line.text("client", client);
             }
-            if let Some(session) = &asker.session {
-                line.id("session", session.as_bytes());
-            }
-            if let Some(token) = &asker.token {
-                line.id("token", token.as_bytes());
-            }
-            if let Some(key) = &asker.key {
-                line.text("key", key.as_str());
-            }
+            asker.put(line);
+        });
+    }
+
+    /// Records something about an exchange that someone should look at; it rides on the next append.
+    pub fn security(&self, exchange: ExchangeId, event: &str, authority: Option<&str>, detail: &str, asker: &Asker) {
+        self.0.borrow_mut().hold(RecordKind::Security, |line| {
+            line.deed("agent", event, authority.unwrap_or_default(), detail);
+            line.id("exchange", exchange.as_bytes());
+            asker.put(line);
         });
     }
 

@@ -6,7 +6,6 @@ use super::Config;
 use super::value::{Bytes, Read, list, map, unless_off};
 use crate::model::Authority;
 use crate::proxy::settings::Unbound;
-use crate::upstream::egress::{Direct, Proxy};
 
 /// One setting.
 pub struct Setting {
@@ -113,17 +112,9 @@ pub const SETTINGS: &[Setting] = &[
     own!("upstream.allow_private", node.upstream.allow_private, |v| {
         list(v, |net| net.parse().map_err(|_| format!("{net} is no network such as 10.0.0.0/8")))
     }),
-    own!("upstream.proxy", node.upstream.egress.proxy, |v: &Value| match unless_off::<String>(v)? {
-        Some(url) => Proxy::parse(&url).map(Some),
-        None => Ok(None),
-    }),
-    maybe!("upstream.proxy_credentials", node.proxy_credentials),
-    own!("upstream.no_proxy", node.upstream.egress.direct, |v| list(v, Direct::parse)),
-    size!("upstream.proxy_head", node.upstream.proxy_head_bytes),
     plain!("upstream.deadlines.resolve", node.upstream.deadlines.resolve),
     plain!("upstream.deadlines.connect", node.upstream.deadlines.connect),
     plain!("upstream.deadlines.tls", node.upstream.deadlines.tls),
-    plain!("upstream.deadlines.proxy", node.upstream.deadlines.proxy),
     plain!("upstream.deadlines.headers", node.upstream.deadlines.headers),
     plain!("upstream.deadlines.idle_body", node.upstream.deadlines.idle_body),
     plain!("upstream.pool.max_idle", node.upstream.pool.max_idle),
@@ -134,8 +125,8 @@ pub const SETTINGS: &[Setting] = &[
         if name.is_empty() || !fits {
             return Err(format!("{name:?} is no path segment of letters, digits, '-', '_' and '.'"));
         }
-        crate::model::BaseUrl::parse(base)
-            .map_err(|_| format!("{name}: its base URL isn't one such as https://api.example.com/v1"))?;
+        crate::app::parse_base(base)
+            .ok_or_else(|| format!("{name}: its base URL isn't one such as https://api.example.com/v1"))?;
         Ok((name.to_owned(), base.to_owned()))
     })),
     plain!("proxy.require_auth", node.proxy.require_auth),
@@ -151,6 +142,12 @@ pub const SETTINGS: &[Setting] = &[
     plain!("proxy.limits.connections", node.proxy.limits.connections),
     plain!("proxy.limits.streams", node.proxy.limits.streams),
     plain!("proxy.limits.auth_tries", node.proxy.limits.auth_tries),
+    plain!("proxy.limits.codings", node.proxy.limits.codings),
+    size!("proxy.limits.window", node.proxy.limits.window_bytes),
+    size!("proxy.limits.windows", node.proxy.limits.windows_bytes),
+    plain!("proxy.limits.expansion", node.proxy.limits.expansion),
+    size!("proxy.limits.expanded", node.proxy.limits.expanded_bytes),
+    plain!("proxy.limits.masked", node.proxy.limits.masked),
     plain!("proxy.deadlines.head", node.proxy.deadlines.head),
     plain!("proxy.deadlines.tls", node.proxy.deadlines.tls),
     plain!("proxy.deadlines.idle_body", node.proxy.deadlines.idle_body),

@@ -5,7 +5,6 @@
 //! ([`Authority::parse`], [`HostPattern::parse`], [`ProxyToken::parse`]) and trusted afterwards.
 
 mod authority;
-mod base;
 mod clock;
 mod destination;
 mod ids;
@@ -16,7 +15,6 @@ mod secret;
 mod token;
 
 pub use authority::{Authority, AuthorityError, Host, HostPattern, HostPatternError, Scheme};
-pub use base::{BaseUrl, BaseUrlError};
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp};
 pub use destination::{Cleartext, Destination, Slot, SlotError};
 pub use ids::{

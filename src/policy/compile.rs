@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use http::Method;
 
-use super::document::{self, AppliesTo, Approve, Document, Expect, Match, Mode, WithoutTokenWord};
+use super::document::{
+    self, AppliesTo, Approve, Document, Expect, Match, Mode, RangeWord, Replies, UnknownCoding, WithoutTokenWord,
+};
 use super::path::Pattern;
 use crate::model::{Authority, Environment, ExchangeId, HostPattern, KeyId, Name, OrgId, Scheme, SessionId, Slot};
 
@@ -33,6 +35,16 @@ pub(super) struct Policy {
     pub rules: Vec<Rule>,
     pub without_token: Option<WithoutTokenWord>,
     pub approve: Option<Approve>,
+    replies: Replies,
+}
+
+/// What passes only where policy says so, because it can't be searched for keys as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unsearched {
+    /// A reply in a content coding that isn't decoded.
+    UnknownCoding,
+    /// A request for a part of a reply.
+    Range,
 }
 
 pub(super) struct Rule {
@@ -148,6 +160,25 @@ impl PolicySet {
             })
     }
 
+    /// Whether this passes to and from a host of the key: a document that applies says `forward`, and
+    /// none says otherwise.
+    #[must_use]
+    pub fn forwards(
+        &self,
+        what: Unsearched,
+        key: &Name,
+        environment: Environment,
+        tool: Option<&Name>,
+        project: &Name,
+    ) -> bool {
+        let word = |policy: &Arc<Policy>| match what {
+            Unsearched::UnknownCoding => policy.replies.unknown_coding.map(|w| w == UnknownCoding::Forward),
+            Unsearched::Range => policy.replies.range.map(|w| w == RangeWord::Forward),
+        };
+        let mut words = self.applying(key, environment, tool, project).filter_map(word).peekable();
+        words.peek().is_some() && words.all(|forward| forward)
+    }
+
     fn add(&mut self, file: &str, document: Document, say: &mut dyn FnMut(String)) {
         if document.version != 1 {
             say(format!("version {} isn't known; this sallyport reads version 1", document.version));
@@ -179,6 +210,7 @@ impl PolicySet {
             rules,
             without_token: document.without_token,
             approve: document.access.map(|a| a.approve),
+            replies: document.replies,
         });
         for key in &policy.applies_to.keys {
             self.by_key.entry(key.clone()).or_default().push(Arc::clone(&policy));

@@ -24,6 +24,8 @@ pub(super) struct Document {
     #[serde(default)]
     pub without_token: Option<WithoutTokenWord>,
     #[serde(default)]
+    pub replies: Replies,
+    #[serde(default)]
     pub access: Option<Access>,
     #[serde(default)]
     pub cases: Vec<Case>,
@@ -70,6 +72,28 @@ pub(super) enum WithoutTokenWord {
     Deny,
     Forward,
     Inject,
+}
+
+/// What may pass of replies that can't be searched for keys as a whole.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Replies {
+    pub unknown_coding: Option<UnknownCoding>,
+    pub range: Option<RangeWord>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum UnknownCoding {
+    Refuse,
+    Forward,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum RangeWord {
+    Drop,
+    Forward,
 }
 
 #[derive(Debug, Deserialize)]

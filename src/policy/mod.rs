@@ -9,6 +9,6 @@ mod document;
 mod library;
 pub mod path;
 
-pub use compile::{PolicySet, Problem, parse_request};
+pub use compile::{PolicySet, Problem, Unsearched, parse_request};
 pub use decide::{Decision, Denial, Explanation, Facts, Permit, Reason, ScrubPermit, WithoutToken};
 pub use library::{Library, shipped};

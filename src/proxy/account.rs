@@ -143,6 +143,23 @@ impl Account {
         }
     }
 
+    /// Something about the exchange that someone should look at.
+    pub(super) fn alert(&self, event: &'static str, detail: &str) {
+        let authority = self.authority.as_ref().map(ToString::to_string);
+        self.core.audit.security(self.exchange, event, authority.as_deref(), detail, &self.asker);
+        self.core.shared.metrics.security_event(event);
+    }
+
+    /// The reply held keys.
+    fn masked(&self) {
+        let mut encodings = Vec::new();
+        for (encoding, count) in self.scrubbed.each() {
+            self.core.shared.metrics.scrubbed(encoding.as_str(), count);
+            encodings.push(format!("{count} {}", encoding.as_str()));
+        }
+        self.alert("key_in_reply", &format!("masked in the reply: {}", encodings.join(", ")));
+    }
+
     fn settle(&mut self, word: OutcomeWord, code: Option<Code>) {
         let duration = self.started.elapsed();
         let outcome = Outcome {
@@ -160,8 +177,8 @@ impl Account {
         if code.map(Code::fault) == Some(Fault::Upstream) {
             metrics.upstream_error(code.map_or("", Code::as_str));
         }
-        for (encoding, count) in self.scrubbed.each() {
-            metrics.scrubbed(encoding.as_str(), count);
+        if self.scrubbed.all() > 0 {
+            self.masked();
         }
         metrics.exchange(self.tunnel.mode.as_str(), word.as_str());
         self.core.timed.exchange(self.tunnel.mode.as_str(), duration);

@@ -6,11 +6,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use arc_swap::ArcSwap;
 use prometheus::IntGauge;
 use tokio_util::sync::CancellationToken;
 
 use super::Mode;
+use super::coding::Memory;
 use super::reject::{Fault, Rejection};
 use super::running::{Draining, Running};
 use super::scrub::PatternSet;
@@ -18,9 +18,10 @@ use super::settings::Settings;
 use super::tunnel::Tunnel;
 use crate::audit::{self, Asker};
 use crate::credential;
-use crate::model::{Authority, BaseUrl, Clock, ExchangeId, Scheme, Secret, SessionId};
+use crate::model::{Authority, Clock, ExchangeId, Scheme, Secret, SessionId};
 use crate::policy::{self, ScrubPermit};
 use crate::session::hosts::KeysOf;
+use crate::session::live::Masked;
 use crate::session::registry::Registry;
 use crate::telemetry::{Metrics, Timed};
 use crate::tls::ca::LeafCache;
@@ -37,12 +38,6 @@ pub struct Route {
     pub authority: Authority,
     /// Put before the rest of the path; empty, or begins with `/` and doesn't end with one.
     pub base_path: String,
-}
-
-impl From<BaseUrl> for Route {
-    fn from(base: BaseUrl) -> Self {
-        Self { scheme: base.scheme, authority: base.authority, base_path: base.path }
-    }
 }
 
 /// What all cores of a node share.
@@ -64,9 +59,13 @@ pub struct Shared {
     /// Settings of the data path.
     pub settings: Settings,
     /// Gateway routes by first path segment.
-    pub routes: ArcSwap<HashMap<String, Route>>,
+    pub routes: HashMap<String, Route>,
     /// Keys the hashes of the scrubber; random, this process's own.
     pub scrub_key: Secret<[u8; 32]>,
+    /// What the decoders of coded replies hold.
+    pub decoding: Memory,
+    /// What was masked in replies to requests that no session stands behind.
+    pub masked: Masked,
     /// Set when the node stops: connections finish what they do and take nothing new.
     pub draining: CancellationToken,
 }
@@ -103,6 +102,11 @@ impl Bound {
     /// The keys that may go there, enabled or not.
     pub fn keys(&self) -> &[Arc<Key>] {
         &self.of.bound
+    }
+
+    /// The keys that a reply may carry back.
+    pub fn named(&self) -> &[Arc<Key>] {
+        &self.of.named
     }
 
     /// Whether replies may carry a key back: one names the host, on whatever port.

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::header::PROXY_AUTHORIZATION;
+use http::header::{PROXY_AUTHORIZATION, RANGE};
 use http::{HeaderName, HeaderValue, Request, Response, Version};
 use hyper::body::Incoming;
 
@@ -103,11 +103,14 @@ async fn run(
     let mut authorized = step!(authorized);
     step!(fresh(core, &authorized));
     // Before a key is used, it is certain that the reply can be searched for it.
-    step!(core.patterns(&bound, &target.authority));
+    let asker = identified.found.first().map(|found| &found.token.session).or(session.as_ref()).cloned();
+    let part = request.headers().contains_key(RANGE);
+    let mut search = step!(Search::new(core, &target, Rc::clone(&bound), asker, part));
+    step!(search.patterns());
     let run = enter(core, &identified, &authorized, session.as_ref());
 
     // What is sent is what was decided on.
-    step!(forward::fit(request.headers_mut(), &target, bound.is_named()));
+    step!(forward::fit(request.headers_mut(), &target, search.back()));
     if identified.found.iter().any(|found| !request.headers().contains_key(found.slot.header())) {
         step!(Err(Rejection::new(Code::BadRequest, "the Connection header names a field that must arrive")));
     }
@@ -154,7 +157,6 @@ async fn run(
         core.timed.overhead(tunnel.mode.as_str(), account.so_far().saturating_sub(dialled));
         match step!(guard(run.as_ref(), pin!(connection.send(request))).await) {
             Ok(response) => {
-                let search = Search::new(core, &target, bound);
                 return relay::relay(response, search, run, account).map_err(|refused| *refused);
             }
             Err((upstream::Error::Closed { written: false }, Some(back))) if attempt < TRIES => {

@@ -1,20 +1,32 @@
 //! Makes a request fit to send on, and gets a connection to its upstream.
 
 use http::header::{
-    ACCEPT_ENCODING, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, IF_RANGE, PROXY_AUTHORIZATION, RANGE, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, IF_RANGE, PROXY_AUTHORIZATION, RANGE, TE, TRAILER, TRANSFER_ENCODING,
+    UPGRADE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Version};
 
+use super::coding;
 use super::reject::{Code, Rejection};
 use super::target::Target;
 use crate::upstream;
+
+/// How the reply to a request comes back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Back {
+    /// As the upstream likes: no key names the host.
+    Anyhow,
+    /// Whole, and in codings that are decoded, because it is searched for keys.
+    Whole,
+    /// As the part that was asked for, which policy lets pass, and uncoded.
+    Part,
+}
 
 /// Takes out what belongs to one hop (RFC 9110 section 7.6.1) and sets what the next one needs.
 ///
 /// # Errors
 /// `Connection` asks to drop a field that must arrive.
-pub fn fit(headers: &mut HeaderMap, target: &Target, bound: bool) -> Result<(), Rejection> {
+pub fn fit(headers: &mut HeaderMap, target: &Target, back: Back) -> Result<(), Rejection> {
     let trailers = headers.get_all(TE).iter().any(|v| v.as_bytes().eq_ignore_ascii_case(b"trailers"));
     strip_hop_by_hop(headers)?;
     if trailers {
@@ -26,13 +38,12 @@ pub fn fit(headers: &mut HeaderMap, target: &Target, bound: bool) -> Result<(), 
             .map_err(|_| Rejection::new(Code::Internal, "the authority can't stand in a Host header"))?;
         headers.insert(HOST, host);
     }
-    // Replies of a bound host are searched for keys, so they have to come whole and uncoded.
     let unfit = |name: &HeaderName| {
-        name == PROXY_AUTHORIZATION || name == EXPECT || (bound && (name == RANGE || name == IF_RANGE))
+        name == PROXY_AUTHORIZATION || name == EXPECT || (back == Back::Whole && (name == RANGE || name == IF_RANGE))
     };
     remove_all(headers, unfit);
-    if bound {
-        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    if back != Back::Anyhow {
+        coding::narrow(headers, back == Back::Part);
     }
     Ok(())
 }

@@ -11,6 +11,7 @@
 pub mod account;
 pub mod authorize;
 mod blind;
+pub mod coding;
 pub mod core;
 pub mod exchange;
 pub mod forward;

@@ -36,6 +36,7 @@ pub enum Code {
     UpstreamTls,
     UpstreamTimeout,
     UpstreamEncoding,
+    RateLimited,
     AuditUnavailable,
     StoreUnavailable,
     Overloaded,
@@ -185,8 +186,16 @@ impl Code {
                 502,
                 "upstream_encoding",
                 Upstream,
-                "The reply is coded in a way that can't be searched for keys",
-                "The upstream ignored `Accept-Encoding: identity`.",
+                "The reply can't be searched for keys",
+                "gzip, deflate, br and zstd are decoded, within `proxy.limits`. A policy lets other codings pass \
+                 unsearched with `replies: { unknown_coding: forward }`.",
+            ),
+            Self::RateLimited => (
+                429,
+                "rate_limited",
+                Denied,
+                "Too much, too fast",
+                "Wait for the time in `Retry-After`; the detail names the limit.",
             ),
             Self::AuditUnavailable => (
                 503,
@@ -266,8 +275,13 @@ impl Rejection {
         if self.code == Code::ProxyAuthRequired {
             headers.insert("proxy-authenticate", HeaderValue::from_static("Basic realm=\"sallyport\""));
         }
-        if status == 503 {
-            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        let wait = match status {
+            429 => Some("60"),
+            503 => Some("1"),
+            _ => None,
+        };
+        if let Some(wait) = wait {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static(wait));
         }
         response
     }

@@ -2,21 +2,24 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_ENCODING};
+use http::header::CONNECTION;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 
 use super::account::Account;
-use super::forward;
-use super::reject::{Code, Rejection};
+use super::coding::{self, Broken, Codings, Decoder};
+use super::forward::{self, Back};
+use super::reject::{Code, Fault, Rejection};
 use super::running::{Run, Stop};
 use super::scrub::{Hits, PatternSet, Scrubber};
 use super::search::Search;
 use super::upload::fit_trailers;
 use crate::audit::OutcomeWord;
+use crate::policy::Unsearched;
 
 /// What a body can fail with, towards hyper.
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
@@ -43,13 +46,40 @@ impl Reply {
 pub struct Download {
     inner: crate::upstream::ReplyBody,
     search: Search,
-    scrubber: Option<Scrubber>,
-    coded: bool,
+    way: Way,
+    /// What the scrubber had masked when it was last asked.
+    masked: Hits,
     ready: VecDeque<Bytes>,
     trailers: Option<HeaderMap>,
+    /// Whether the upstream's body is over.
+    came: bool,
+    /// Whether everything of it is ready.
     ended: bool,
     run: Option<Run>,
     account: Account,
+}
+
+/// What happens to the bytes of a body.
+enum Way {
+    /// No key names the host: they pass, and can be searched if one comes.
+    Open,
+    /// The same, but they are coded.
+    Coded,
+    /// They are in an unknown coding, and policy lets them pass.
+    Passed,
+    /// They are searched.
+    Searched(Scrubber),
+    /// They are decoded and searched.
+    Decoded(Box<Decoder>, Scrubber),
+}
+
+impl Way {
+    fn scrubber(&self) -> Option<&Scrubber> {
+        match self {
+            Self::Open | Self::Coded | Self::Passed => None,
+            Self::Searched(scrubber) | Self::Decoded(_, scrubber) => Some(scrubber),
+        }
+    }
 }
 
 impl Body for Reply {
@@ -74,6 +104,7 @@ impl Body for Reply {
         match self {
             Self::Own(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
             Self::Upstream(download) if download.account.closed() => SizeHint::with_exact(0),
+            Self::Upstream(download) if matches!(download.way, Way::Decoded(..)) => SizeHint::default(),
             // A mask is as long as what it covers, so the length holds.
             Self::Upstream(download) => download.inner.size_hint(),
         }
@@ -90,6 +121,11 @@ impl Download {
             return Poll::Ready(Some(Err(Box::new(h2::Error::from(h2::Reason::CANCEL)))));
         }
         loop {
+            if (self.ready.is_empty() || (self.came && !self.ended))
+                && let Err(rejection) = self.unpack()
+            {
+                return Poll::Ready(Some(Err(self.cut(&rejection))));
+            }
             if let Some(data) = self.ready.pop_front() {
                 let counted = self.account.counted();
                 let out = &counted.bytes_out;
@@ -109,18 +145,16 @@ impl Download {
             }
             match Pin::new(&mut self.inner).poll_frame(cx) {
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(None) => self.end(),
+                Poll::Ready(None) => self.came = true,
                 Poll::Ready(Some(Err(why))) => {
                     tracing::debug!(request.id = %self.account.of().0, error = %why, "the upstream cut its reply");
                     self.account.cut(OutcomeWord::UpstreamError, Some(Code::UpstreamUnreachable));
                     return Poll::Ready(Some(Err(why.into())));
                 }
                 Poll::Ready(Some(Ok(frame))) => {
-                    if let Err(rejection) = self.look_again() {
-                        self.account.cut(OutcomeWord::Aborted, Some(rejection.code));
-                        return Poll::Ready(Some(Err(Box::new(h2::Error::from(h2::Reason::CANCEL)))));
+                    if let Err(rejection) = self.look_again().and_then(|()| self.take(frame)) {
+                        return Poll::Ready(Some(Err(self.cut(&rejection))));
                     }
-                    self.take(frame);
                 }
             }
         }
@@ -128,52 +162,100 @@ impl Download {
 
     /// Takes over keys that have come since the last piece.
     fn look_again(&mut self) -> Result<(), Rejection> {
-        match (self.search.changed()?, &mut self.scrubber) {
-            (None, _) => {}
-            (Some(patterns), Some(scrubber)) => scrubber.look_for(patterns),
-            (Some(_), None) if self.coded => return Err(unsearchable()),
-            (Some(patterns), scrubber) => *scrubber = Some(Scrubber::new(patterns)),
+        let Some(patterns) = self.search.changed()? else { return Ok(()) };
+        match &mut self.way {
+            Way::Passed => {}
+            Way::Open => self.way = Way::Searched(Scrubber::new(patterns)),
+            Way::Coded => return Err(unsearchable("a key was bound to the host of a reply that is coded")),
+            Way::Searched(scrubber) | Way::Decoded(_, scrubber) => scrubber.look_for(patterns),
         }
         Ok(())
     }
 
-    fn take(&mut self, frame: Frame<Bytes>) {
+    fn take(&mut self, frame: Frame<Bytes>) -> Result<(), Rejection> {
         match frame.into_data() {
             Ok(data) => {
-                match &mut self.scrubber {
-                    Some(scrubber) => scrubber.push(data, &mut self.ready),
-                    None => self.ready.push_back(data),
+                match &mut self.way {
+                    Way::Open | Way::Coded | Way::Passed => self.ready.push_back(data),
+                    Way::Searched(scrubber) => scrubber.push(data, &mut self.ready),
+                    Way::Decoded(decoder, _) => decoder.push(data),
                 }
-                if self.inner.is_end_stream() {
-                    self.end();
-                }
+                self.came |= self.inner.is_end_stream();
             }
             Err(frame) => {
                 if let Ok(mut trailers) = frame.into_trailers() {
                     fit_trailers(&mut trailers);
-                    if let Some(scrubber) = &mut self.scrubber {
-                        self.account.scrubbed.add(&scrub_headers(scrubber.patterns(), &mut trailers));
+                    if matches!(self.way, Way::Decoded(..)) {
+                        forward::remove_all(&mut trailers, coding::is_digest);
                     }
-                    self.end();
+                    if let Some(scrubber) = self.way.scrubber() {
+                        let hits = scrub_headers(scrubber.patterns(), &mut trailers);
+                        self.account.scrubbed.add(&hits);
+                        self.search.note_masked(hits.all())?;
+                    }
+                    self.came = true;
                     self.trailers = Some(trailers);
                 }
             }
         }
+        self.weigh()
     }
 
-    fn end(&mut self) {
-        if std::mem::replace(&mut self.ended, true) {
-            return;
+    /// Decodes until something is ready, and ends what is over.
+    fn unpack(&mut self) -> Result<(), Rejection> {
+        if let Way::Decoded(decoder, scrubber) = &mut self.way {
+            while self.ready.is_empty()
+                && let Some(piece) = decoder.pull().map_err(undecodable)?
+            {
+                scrubber.push(piece, &mut self.ready);
+            }
         }
-        if let Some(scrubber) = &mut self.scrubber {
-            scrubber.finish(&mut self.ready);
+        if self.came && !self.ended && (self.ready.is_empty() || !matches!(self.way, Way::Decoded(..))) {
+            match &mut self.way {
+                Way::Open | Way::Coded | Way::Passed => {}
+                Way::Searched(scrubber) => scrubber.finish(&mut self.ready),
+                Way::Decoded(decoder, scrubber) => {
+                    decoder.finish().map_err(undecodable)?;
+                    scrubber.finish(&mut self.ready);
+                }
+            }
+            self.ended = true;
         }
+        self.weigh()
+    }
+
+    /// Counts what was masked meanwhile.
+    fn weigh(&mut self) -> Result<(), Rejection> {
+        let Some(hits) = self.way.scrubber().map(|scrubber| *scrubber.hits()) else { return Ok(()) };
+        if hits == self.masked {
+            return Ok(());
+        }
+        let fresh = hits.since(&std::mem::replace(&mut self.masked, hits));
+        self.account.scrubbed.add(&fresh);
+        self.search.note_masked(fresh.all())
+    }
+
+    /// Ends the reply where it stands, so that nobody takes it for whole.
+    fn cut(&mut self, rejection: &Rejection) -> BodyError {
+        tracing::warn!(
+            request.id = %self.account.of().0,
+            error.code = rejection.code.as_str(),
+            detail = %rejection.detail,
+            "the reply is cut"
+        );
+        if rejection.code != Code::Internal {
+            self.account.alert("reply_cut", &rejection.detail);
+        }
+        let word = match rejection.code.fault() {
+            Fault::Upstream => OutcomeWord::UpstreamError,
+            _ => OutcomeWord::Aborted,
+        };
+        self.account.cut(word, Some(rejection.code));
+        self.ready.clear();
+        Box::new(h2::Error::from(h2::Reason::CANCEL))
     }
 
     fn finish(&mut self) {
-        if let Some(scrubber) = &self.scrubber {
-            self.account.scrubbed.add(scrubber.hits());
-        }
         let status = self.account.status;
         self.account.close(status, None);
         self.run = None;
@@ -203,7 +285,8 @@ fn scrub_headers(patterns: &PatternSet, headers: &mut HeaderMap) -> Hits {
 /// Turns the upstream's reply into the agent's.
 ///
 /// # Errors
-/// The reply is coded, or a key can't be opened, so it can't be searched for the keys of its host.
+/// The reply can't be searched for the keys of its host: it is in an unknown coding or a part that
+/// wasn't asked for, or a key can't be opened.
 pub fn relay(
     response: Response<crate::upstream::ReplyBody>,
     mut search: Search,
@@ -215,34 +298,70 @@ pub fn relay(
     parts.version = Version::HTTP_11;
     let no_body =
         account.of().1 == Method::HEAD || matches!(parts.status, StatusCode::NOT_MODIFIED | StatusCode::NO_CONTENT);
-    let patterns = match search.patterns() {
-        Ok(patterns) => patterns,
-        Err(rejection) => return Err(Box::new((rejection, account))),
-    };
-    let coded = !no_body && parts.headers.get_all(CONTENT_ENCODING).iter().any(coded);
-    if patterns.is_some() && coded {
-        return Err(Box::new((unsearchable(), account)));
+    macro_rules! step {
+        ($result:expr) => {
+            match $result {
+                Ok(value) => value,
+                Err(rejection) => return Err(Box::new((rejection, account))),
+            }
+        };
     }
-    let close = parts.headers.get(CONNECTION).is_some();
-    if close && forward::strip_hop_by_hop(&mut parts.headers).is_err() {
+    let patterns = step!(search.patterns());
+    let way = step!(way(&mut parts, &search, patterns.as_ref(), no_body));
+    if parts.headers.contains_key(CONNECTION) && forward::strip_hop_by_hop(&mut parts.headers).is_err() {
         let why = "the reply's Connection header can't be read";
-        return Err(Box::new((Rejection::new(Code::UpstreamUnreachable, why), account)));
+        step!(Err(Rejection::new(Code::UpstreamUnreachable, why)));
     }
     forward::remove_all(&mut parts.headers, not_for_the_agent);
     if let Some(patterns) = &patterns {
-        account.scrubbed.add(&scrub_headers(patterns, &mut parts.headers));
+        let hits = scrub_headers(patterns, &mut parts.headers);
+        account.scrubbed.add(&hits);
+        step!(search.note_masked(hits.all()));
         parts.extensions.remove::<hyper::ext::ReasonPhrase>();
     }
     account.status = parts.status.as_u16();
     // What has no body isn't asked for one: its length may tell of the body that isn't there.
     let ended = no_body || inner.is_end_stream();
-    let scrubber = patterns.map(Scrubber::new);
-    let ready = VecDeque::new();
-    let mut download = Download { inner, search, scrubber, coded, ready, trailers: None, ended, run, account };
+    let (ready, masked) = (VecDeque::new(), Hits::default());
+    let mut download = Download { inner, search, way, masked, ready, trailers: None, came: ended, ended, run, account };
     if ended {
         download.finish();
     }
     Ok(Response::from_parts(parts, Reply::Upstream(Box::new(download))))
+}
+
+/// What is to happen to the body, and what the head says of it then.
+fn way(
+    parts: &mut http::response::Parts,
+    search: &Search,
+    patterns: Option<&Arc<PatternSet>>,
+    no_body: bool,
+) -> Result<Way, Rejection> {
+    let codings = search.codings(&parts.headers);
+    let Some(patterns) = patterns else {
+        return Ok(if codings == Codings::Identity || no_body { Way::Open } else { Way::Coded });
+    };
+    let part = parts.status == StatusCode::PARTIAL_CONTENT;
+    if part && search.back() == Back::Whole {
+        return Err(unsearchable("the upstream sent a part that wasn't asked for, and half a key can't be found"));
+    }
+    match codings {
+        Codings::Known(_) if no_body => {
+            coding::fit_decoded(&mut parts.headers);
+            Ok(Way::Searched(Scrubber::new(Arc::clone(patterns))))
+        }
+        Codings::Known(_) if part => Err(unsearchable("a part of a coded reply can't be decoded")),
+        Codings::Known(codings) => {
+            let decoder = search.decoder(&codings).map_err(undecodable)?;
+            coding::fit_decoded(&mut parts.headers);
+            Ok(Way::Decoded(Box::new(decoder), Scrubber::new(Arc::clone(patterns))))
+        }
+        Codings::Unknown if !no_body && search.forwards(Unsearched::UnknownCoding) => Ok(Way::Passed),
+        Codings::Unknown if !no_body => Err(unsearchable(
+            "the reply is in a coding that isn't decoded, or in more of them than `proxy.limits.codings`",
+        )),
+        Codings::Identity | Codings::Unknown => Ok(Way::Searched(Scrubber::new(Arc::clone(patterns)))),
+    }
 }
 
 /// What belongs to the upstream's hop, names other ways to the upstream, or speaks for us.
@@ -252,10 +371,11 @@ fn not_for_the_agent(name: &HeaderName) -> bool {
     hop.contains(&name.as_str()) || ours.contains(&name.as_str())
 }
 
-fn unsearchable() -> Rejection {
-    Rejection::new(Code::UpstreamEncoding, "the upstream coded its reply although it was asked not to")
+fn unsearchable(why: &'static str) -> Rejection {
+    Rejection::new(Code::UpstreamEncoding, why)
 }
 
-fn coded(value: &HeaderValue) -> bool {
-    !value.as_bytes().eq_ignore_ascii_case(b"identity") && !value.is_empty()
+fn undecodable(why: Broken) -> Rejection {
+    let code = if why == Broken::Memory { Code::Overloaded } else { Code::UpstreamEncoding };
+    Rejection::new(code, why.to_string())
 }

@@ -88,6 +88,12 @@ impl Hits {
         self.0.iter_mut().zip(others.0).for_each(|(mine, theirs)| *mine += theirs);
     }
 
+    /// What came on top of `before`.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        Self(std::array::from_fn(|at| self.0[at].saturating_sub(before.0[at])))
+    }
+
     /// In all encodings together.
     #[must_use]
     pub fn all(&self) -> u32 {

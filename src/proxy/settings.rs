@@ -40,6 +40,19 @@ pub struct Limits {
     pub streams: u32,
     /// The most tries at proxy credentials on one connection before it is closed. Default: 3.
     pub auth_tries: u32,
+    /// The most content codings of one reply, one within the other. Default: 3.
+    pub codings: usize,
+    /// The largest window that one coding of a reply may use, in bytes. Default: 16 MiB.
+    pub window_bytes: usize,
+    /// The most memory of all replies that are decoded at once on this node, in bytes. Default: 1 GiB.
+    pub windows_bytes: usize,
+    /// How many times longer a reply may become by decoding it. Default: 200.
+    pub expansion: u32,
+    /// What may come out of however little before [`Limits::expansion`] counts, in bytes. Default: 4 MiB.
+    pub expanded_bytes: usize,
+    /// The most matches that are masked in replies to one session in a minute, before its replies end
+    /// and its requests to hosts of keys are refused. Default: 1,000.
+    pub masked: u32,
 }
 
 /// How long each wait may take.
@@ -62,7 +75,19 @@ impl Default for Settings {
         Self {
             require_auth: false,
             unbound: Unbound::default(),
-            limits: Limits { head_bytes: 64 * 1024, headers: 100, connections: 10_000, streams: 100, auth_tries: 3 },
+            limits: Limits {
+                head_bytes: 64 * 1024,
+                headers: 100,
+                connections: 10_000,
+                streams: 100,
+                auth_tries: 3,
+                codings: 3,
+                window_bytes: 16 << 20,
+                windows_bytes: 1 << 30,
+                expansion: 200,
+                expanded_bytes: 4 << 20,
+                masked: 1000,
+            },
             deadlines: Deadlines {
                 head: Duration::from_secs(30),
                 tls: Duration::from_secs(10),

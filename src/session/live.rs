@@ -1,7 +1,7 @@
 //! What the data path holds of a token, its session and its key, and whether it may still be used.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use subtle::ConstantTimeEq;
@@ -31,6 +31,35 @@ pub enum Ended {
 pub(super) const ACTIVE: u8 = 0;
 pub(super) const REVOKED: u8 = 1;
 
+/// How many matches were masked in replies since the last full minute.
+#[derive(Debug, Default)]
+pub struct Masked(AtomicU64);
+
+impl Masked {
+    /// How many there were in this minute.
+    #[must_use]
+    pub fn count(&self, now: Timestamp) -> u32 {
+        let packed = self.0.load(Ordering::Relaxed);
+        if packed >> 32 == minute(now) { packed as u32 } else { 0 }
+    }
+
+    /// So many more; how many there are in this minute.
+    pub fn note(&self, now: Timestamp, more: u32) -> u32 {
+        let minute = minute(now);
+        let add = |packed: u64| {
+            let count = if packed >> 32 == minute { packed as u32 } else { 0 };
+            minute << 32 | u64::from(count.saturating_add(more))
+        };
+        let before = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |packed| Some(add(packed)));
+        add(before.unwrap_or_else(|packed| packed)) as u32
+    }
+}
+
+/// The number of the minute, in 32 bits.
+fn minute(now: Timestamp) -> u64 {
+    (u64::try_from(now.millis()).unwrap_or(0) / 60_000) & u64::from(u32::MAX)
+}
+
 /// A session as the data path sees it.
 #[derive(Debug)]
 pub struct LiveSession {
@@ -52,6 +81,8 @@ pub struct LiveSession {
     pub(super) created_at: Timestamp,
     /// Whether its end was counted.
     pub(super) counted: AtomicBool,
+    /// What was masked in replies to it.
+    pub masked: Masked,
 }
 
 impl LiveSession {

@@ -14,7 +14,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use dashmap::DashMap;
 
 use super::hosts::{HostIndex, KeysOf, SlotHeaders};
-use super::live::{ACTIVE, KeyCell, LiveSession, LiveToken, LiveUse, REVOKED};
+use super::live::{ACTIVE, KeyCell, LiveSession, LiveToken, LiveUse, Masked, REVOKED};
 use super::records::{Grant, Project, Session, Standing, Token, Tool};
 use crate::model::{
     Authority, Clock, GrantId, Host, KeyId, Name, ProjectId, Scheme, SessionId, Timestamp, TokenHash, TokenId, ToolId,
@@ -230,6 +230,7 @@ impl Registry {
             grants: ArcSwap::from_pointee(grants),
             created_at: session.created_at,
             counted: AtomicBool::new(false),
+            masked: Masked::default(),
         };
         self.sessions.insert(session.id, Arc::new(live));
     }

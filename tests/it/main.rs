@@ -8,7 +8,6 @@ mod demo;
 mod floors;
 mod gateway;
 mod promises;
-mod providers;
 mod store;
 mod streaming;
 mod support;

@@ -1,6 +1,7 @@
 //! For each promise of the design, attempts to break it.
 
 mod p01_agent_never_sees_a_key;
+mod p01_codings;
 mod p01_names_and_codings;
 mod p01_other_times_and_ports;
 mod p02_token_in_other_forms;

@@ -1,6 +1,5 @@
 //! A data directory, a store, a node, an upstream, a key, a session and a token.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,9 +40,6 @@ pub struct World {
     pub value: ProxyToken,
 }
 
-/// Changes the node's settings, knowing the upstream's address.
-type Change = Box<dyn FnOnce(&mut NodeSettings, SocketAddr)>;
-
 /// How a world differs from the usual.
 pub struct Build {
     answer: Answer,
@@ -53,7 +49,7 @@ pub struct Build {
     streaming: Option<Streaming>,
     slots: Vec<Slot>,
     policy: Option<&'static str>,
-    settings: Change,
+    settings: Box<dyn FnOnce(&mut NodeSettings)>,
     store: Settings,
     clock: Arc<dyn Clock>,
 }
@@ -115,12 +111,7 @@ impl Build {
         self
     }
 
-    pub fn settings(self, change: impl FnOnce(&mut NodeSettings) + 'static) -> Self {
-        self.settings_of(|settings, _| change(settings))
-    }
-
-    /// The same, with the upstream's address.
-    pub fn settings_of(mut self, change: impl FnOnce(&mut NodeSettings, SocketAddr) + 'static) -> Self {
+    pub fn settings(mut self, change: impl FnOnce(&mut NodeSettings) + 'static) -> Self {
         self.settings = Box::new(change);
         self
     }
@@ -150,7 +141,7 @@ impl Build {
             settings.upstream.resolve.insert(authority, upstream.addr);
         }
         settings.routes.insert("upstream".into(), format!("https://{HOST}"));
-        (self.settings)(&mut settings, upstream.addr);
+        (self.settings)(&mut settings);
         let node = Node::start(&home, &store, settings).await.expect("a node");
         let secret = format!("sk-live/{}+\"{}", hex::encode(SessionId::generate().as_bytes()), "x&y");
         let destination = Destination {
@@ -188,7 +179,7 @@ impl World {
             streaming: None,
             slots: vec![Slot::Bearer],
             policy: None,
-            settings: Box::new(|_, _| {}),
+            settings: Box::new(|_| {}),
             store: Settings::default(),
             clock: Arc::new(SystemClock),
         }
@@ -266,6 +257,14 @@ impl World {
 
     pub fn records_of(&self, kind: &str) -> Vec<serde_json::Value> {
         self.records().into_iter().filter(|r| r["kind"] == kind).collect()
+    }
+
+    /// Stops the node, which writes what waited; the records of a kind, oldest first.
+    pub async fn stopped(self, kind: &str) -> Vec<serde_json::Value> {
+        self.node.stop(Duration::from_secs(5)).await;
+        let filter = sallyport::audit::Filter { limit: 10_000, ..Default::default() };
+        let all = sallyport::audit::query(&self.home.audit_dir(), &filter).expect("readable");
+        all.into_iter().filter(|record| record["kind"] == kind).collect()
     }
 
     /// Stops the node, and checks that the secret stands nowhere: not in these answers, not in a log,
