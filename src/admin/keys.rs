@@ -13,8 +13,9 @@ use super::body::{Body, Query, environment, limit, name, still_to_come};
 use super::{Action, Admin, Problem, State};
 use crate::credential;
 use crate::model::{
-    Cleartext, Destination, HostPattern, KeyId, KeyKind, Name, OrgId, Secret, Slot, TokenShape, nearest,
+    BaseUrl, Cleartext, Destination, HostPattern, KeyId, KeyKind, Name, OrgId, Secret, Slot, TokenShape, nearest,
 };
+use crate::providers::{self, Provider};
 use crate::store::Find;
 use crate::vault::key::{Key, KeyState, SealedVersion};
 
@@ -115,6 +116,9 @@ pub(super) struct New {
     /// `bearer`, `header:NAME`, `basic:user`, `basic:password`; instead of the provider's.
     #[schema(max_items = 20)]
     slots: Option<Vec<String>>,
+    /// The address of an installation of one's own, such as `https://gitlab.example.com`: the key goes
+    /// there alone, instead of to the provider's hosts.
+    base_url: Option<String>,
     /// `loopback` lets the key go to this machine without TLS.
     #[schema(pattern = "^(never|loopback)$")]
     cleartext: Option<String>,
@@ -229,40 +233,52 @@ fn prefix(text: &str) -> Result<String, Problem> {
 
 /// The provider's name, destination and token shape, with what the request puts in their place.
 fn placed(admin: &Admin, new: &New, kind: KeyKind) -> Result<(Name, Destination, TokenShape), Problem> {
+    let known = admin.providers.current();
     let template = match &new.provider {
         Some(wanted) if wanted != "custom" => {
-            let found = admin.providers.iter().find(|p| p.name.as_str() == wanted);
-            Some(found.ok_or_else(|| strange(admin, wanted))?)
+            let found = known.iter().find(|p| p.name.as_str() == wanted && !p.env.is_empty());
+            Some(found.ok_or_else(|| strange(&known, wanted))?)
         }
         _ => None,
     };
-    let need = "name a provider, or hosts and slots";
-    let destination = Destination {
-        hosts: match (&new.hosts, template) {
-            (Some(given), _) => hosts(given)?,
-            (None, Some(template)) => template.destination().hosts,
-            (None, None) => return Err(Problem::invalid("hosts", need)),
-        },
-        slots: match (&new.slots, template) {
-            (Some(given), _) => slots(given)?,
-            (None, Some(template)) => template.destination().slots,
-            (None, None) => kind.usual_slots(),
-        },
-        cleartext: new.cleartext.as_deref().map_or(Ok(Cleartext::Never), cleartext)?,
+    if new.base_url.is_some() && new.hosts.is_some() {
+        return Err(Problem::invalid("baseUrl", "give an address or hosts, not both"));
+    }
+    let own = new.base_url.as_deref().map(BaseUrl::parse_bare).transpose();
+    let own = own.map_err(|why| Problem::invalid("baseUrl", why))?;
+    let given = new.slots.as_deref().map(slots).transpose()?;
+    let mut destination = match (&new.hosts, template, &own) {
+        (Some(given), ..) => {
+            let slots = template.map_or_else(|| kind.usual_slots(), |t| t.slots.clone());
+            Destination { hosts: hosts(given)?, slots, cleartext: Cleartext::Never }
+        }
+        (None, Some(template), own) => {
+            template.destination(own.as_ref()).map_err(|why| Problem::invalid("baseUrl", why))?
+        }
+        (None, None, Some(own)) => {
+            providers::at(own, &kind.usual_slots()).map_err(|why| Problem::invalid("baseUrl", why))?
+        }
+        (None, None, None) => return Err(Problem::invalid("hosts", "name a provider, or hosts and slots")),
     };
+    destination.slots = given.unwrap_or(destination.slots);
+    if let Some(text) = &new.cleartext {
+        destination.cleartext = cleartext(text)?;
+    }
     let shape = match (&new.token_prefix, template) {
         (Some(given), _) => TokenShape { prefix: prefix(given)?, suffix: String::new() },
-        (None, Some(template)) => template.shape(),
+        (None, Some(template)) => template.shape.clone(),
         (None, None) => TokenShape::default(),
     };
     let provider = template.map_or_else(|| name("provider", "custom"), |t| Ok(t.name.clone()))?;
     Ok((provider, destination, shape))
 }
 
-fn strange(admin: &Admin, provider: &str) -> Problem {
-    let near = nearest(&provider.to_ascii_lowercase(), admin.providers.iter().map(|p| p.name.as_str()));
+fn strange(known: &[Provider], provider: &str) -> Problem {
+    let keyed = known.iter().filter(|p| !p.env.is_empty()).map(|p| p.name.as_str());
+    let near = nearest(&provider.to_ascii_lowercase(), keyed);
     let meant = near.map(|name| format!(" (is {name} meant?)")).unwrap_or_default();
-    Problem::invalid("provider", format!("it isn't known{meant}; see `sallyport providers list`"))
+    let what = if known.iter().any(|p| p.name.as_str() == provider) { "it needs no key" } else { "it isn't known" };
+    Problem::invalid("provider", format!("{what}{meant}; see `sallyport providers list`"))
 }
 
 async fn find(admin: &Admin, org: OrgId, wanted: &str) -> Result<Key, Problem> {

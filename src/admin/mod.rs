@@ -33,11 +33,12 @@ use utoipa_axum::routes;
 use auth::Scheme;
 pub use auth::{Caller, Peer};
 pub use problem::Problem;
+pub use system::ProviderView;
 
 use crate::audit::{AuditKeys, SharedWriter};
 use crate::model::{Clock, Name, OrgId};
 use crate::policy::Library;
-use crate::providers::Provider;
+use crate::providers;
 use crate::session::records::Project;
 use crate::store::{Batch, Find, Store};
 use crate::telemetry::Metrics;
@@ -117,7 +118,7 @@ pub struct Admin {
     /// The CA certificate, in PEM.
     pub ca_pem: String,
     /// The services that are known.
-    pub providers: Vec<Provider>,
+    pub providers: Arc<providers::Library>,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// Counters.

@@ -11,22 +11,58 @@ use super::body::{Body, environment, name};
 use super::{Problem, State};
 use crate::model::{ExchangeId, KeyId, SessionId, Slot};
 use crate::policy::{self, Facts};
+use crate::providers::Provider;
 use crate::session::records::Tool;
 use crate::store::Find;
 use crate::vault::key::Key;
 
 /// A service that sallyport knows.
 #[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
 #[schema(as = Provider)]
-pub(super) struct ProviderView {
+pub struct ProviderView {
     name: String,
     title: String,
+    /// Where its key may go; empty if it is at an address of one's own.
     hosts: Vec<String>,
+    /// In which places of a request; empty if it needs no key.
     slots: Vec<String>,
     /// The environment variables in which people keep its key.
     variables: Vec<String>,
-    /// Where its gateway route, `/NAME`, leads.
-    base: String,
+    /// The environment variables in which people keep the address of their own installation.
+    address_variables: Vec<String>,
+    /// What such an address looks like, if there is no other.
+    example: Option<String>,
+    /// What stands before its proxy tokens.
+    token_prefix: String,
+    /// Where its gateway route leads, if it has one.
+    base: Option<String>,
+    /// Its gateway route.
+    route: Option<String>,
+    /// Whether `validate` can tell if a key of it is valid.
+    checked: bool,
+    /// Whether it is described in a file of the user's.
+    own: bool,
+}
+
+impl From<&Provider> for ProviderView {
+    fn from(p: &Provider) -> Self {
+        let base = p.base.as_ref();
+        Self {
+            name: p.name.to_string(),
+            title: p.title.clone(),
+            hosts: p.hosts.iter().map(ToString::to_string).collect(),
+            slots: p.slots.iter().map(ToString::to_string).collect(),
+            variables: p.env.clone(),
+            address_variables: p.address_env.clone(),
+            example: p.example.clone(),
+            token_prefix: p.shape.prefix.clone(),
+            base: base.map(ToString::to_string),
+            route: base.map(|_| format!("/{}", p.name)),
+            checked: p.check.is_some(),
+            own: p.own,
+        }
+    }
 }
 
 /// Every service that sallyport knows.
@@ -39,18 +75,7 @@ pub(super) struct Providers {
 /// List providers
 #[utoipa::path(get, operation_id = "providers", path = "/api/v1/providers", tag = "providers", responses((status = 200, description = "Done", body = Providers), (status = "4XX", description = "Refused, and why", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn providers(Shared(admin): Shared<State>) -> Json<Providers> {
-    let view = |p: &crate::providers::Provider| {
-        let destination = p.destination();
-        ProviderView {
-            name: p.name.to_string(),
-            title: p.title.clone(),
-            hosts: destination.hosts.iter().map(ToString::to_string).collect(),
-            slots: destination.slots.iter().map(ToString::to_string).collect(),
-            variables: p.env.clone(),
-            base: p.base.clone(),
-        }
-    };
-    Json(Providers { items: admin.providers.iter().map(view).collect() })
+    Json(Providers { items: admin.providers.current().iter().map(ProviderView::from).collect() })
 }
 
 /// A request to be decided on without being sent.

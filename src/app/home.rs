@@ -128,6 +128,12 @@ impl Home {
         self.dir.join("policies")
     }
 
+    /// Where services of the user's own are described.
+    #[must_use]
+    pub fn provider_dir(&self) -> PathBuf {
+        self.dir.join("providers")
+    }
+
     /// The socket on which a running node answers its own user.
     #[must_use]
     pub fn socket(&self) -> PathBuf {

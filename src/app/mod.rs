@@ -8,4 +8,4 @@ mod node;
 pub mod server;
 
 pub use home::{Home, KekChoice, ask_passphrase};
-pub use node::{NewKey, Node, NodeSettings, Started, default_project, parse_base};
+pub use node::{NewKey, Node, NodeSettings, Started, default_project};

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use arc_swap::ArcSwap;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -16,10 +17,11 @@ use super::live::Live;
 use crate::audit::{Journal, RecordKind, SharedWriter};
 use crate::credential;
 use crate::model::{
-    Authority, Destination, Environment, GrantId, KeyId, KeyKind, Name, OrgId, ProjectId, ProxyToken, Scheme, Secret,
-    SessionId, SessionSecret, Timestamp, TokenForm, TokenId, TokenShape, ToolId,
+    BaseUrl, Destination, Environment, GrantId, KeyId, KeyKind, Name, OrgId, ProjectId, ProxyToken, Secret, SessionId,
+    SessionSecret, Timestamp, TokenForm, TokenId, TokenShape, ToolId,
 };
 use crate::policy::Library;
+use crate::providers;
 use crate::proxy::coding::Memory;
 use crate::proxy::core::{Core, Route, Shared};
 use crate::proxy::listener::{Kind, Worker, accept};
@@ -31,6 +33,7 @@ use crate::store::{Find, Store};
 use crate::telemetry::Metrics;
 use crate::tls::ca::LeafCache;
 use crate::upstream;
+use crate::upstream::egress::{Credentials, Egress};
 use crate::vault::Vault;
 use crate::vault::key::{Key, KeyState};
 
@@ -72,6 +75,8 @@ pub struct NodeSettings {
     pub proxy: Settings,
     /// The upstream side.
     pub upstream: upstream::Settings,
+    /// A file with the credentials for the proxy that leads out.
+    pub proxy_credentials: Option<PathBuf>,
     /// Extra roots for upstreams.
     pub extra_ca: Vec<PathBuf>,
     /// Gateway routes beside those of the providers: name and base URL.
@@ -94,12 +99,34 @@ impl Default for NodeSettings {
             cores: 1,
             proxy: Settings::default(),
             upstream: upstream::Settings::default(),
+            proxy_credentials: None,
             extra_ca: Vec::new(),
             routes: HashMap::new(),
             max_staleness: Duration::from_secs(5),
             tidy: Duration::from_secs(60),
             audit: crate::audit::Settings::default(),
         }
+    }
+}
+
+impl NodeSettings {
+    /// Which way leads out, with the credentials that lie in a file.
+    ///
+    /// # Errors
+    /// The file can't be read or holds something else, or there is nobody to show its credentials to. The
+    /// words repeat nothing of it.
+    pub fn out(&self) -> Result<Egress, String> {
+        let mut egress = self.upstream.egress.clone();
+        let Some(file) = &self.proxy_credentials else { return Ok(egress) };
+        let proxy = egress.proxy.as_mut().ok_or("there is no `upstream.proxy` for them")?;
+        if proxy.credentials.is_some() {
+            return Err("the URL of `upstream.proxy` holds credentials too".to_owned());
+        }
+        let text =
+            std::fs::read_to_string(file).map(Secret::new).map_err(|why| format!("{}: {why}", file.display()))?;
+        let credentials = Credentials::parse(text.expose()).map_err(|why| format!("{}: {why}", file.display()))?;
+        proxy.credentials = Some(credentials);
+        Ok(egress)
     }
 }
 
@@ -114,6 +141,7 @@ pub struct Node {
     /// Where the gateway listener behind TLS is.
     pub gateway_tls: Option<SocketAddr>,
     shared: Arc<Shared>,
+    providers: Arc<providers::Library>,
     workers: Arc<Vec<Worker>>,
     audit: SharedWriter,
     stop: CancellationToken,
@@ -137,7 +165,13 @@ impl Node {
             let all: Vec<_> = problems.iter().map(|p| format!("  {p}")).collect();
             anyhow::anyhow!("the policies have mistakes:\n{}", all.join("\n"))
         })?;
+        let providers = providers::Library::load(&home.provider_dir()).map_err(|problems| {
+            let all: Vec<_> = problems.iter().map(|p| format!("  {p}")).collect();
+            anyhow::anyhow!("the descriptions of services have mistakes:\n{}", all.join("\n"))
+        })?;
         let roots = Arc::new(crate::tls::trust::roots(&settings.extra_ca)?);
+        settings.upstream.egress =
+            settings.out().map_err(|why| anyhow::anyhow!("upstream.proxy_credentials: {why}"))?;
         let mut listeners = Vec::new();
         for (at, kind) in [
             (settings.forward, Kind::Forward),
@@ -170,7 +204,7 @@ impl Node {
             )),
             clock: Arc::clone(&clock),
             settings: settings.proxy,
-            routes: routes(&settings.routes)?,
+            routes: ArcSwap::from_pointee(routes(&providers, &settings.routes)?),
             scrub_key: Secret::new(scrub_key),
             decoding: Memory::default(),
             masked: Masked::default(),
@@ -231,6 +265,7 @@ impl Node {
             gateway,
             gateway_tls,
             shared,
+            providers: Arc::new(providers),
             workers,
             audit,
             stop,
@@ -247,6 +282,12 @@ impl Node {
     #[must_use]
     pub fn policies(&self) -> &Library {
         &self.shared.policies
+    }
+
+    /// The services that are known.
+    #[must_use]
+    pub fn providers(&self) -> &Arc<providers::Library> {
+        &self.providers
     }
 
     /// The metrics, as text.
@@ -492,30 +533,19 @@ pub struct Started {
     pub grants: Vec<Grant>,
 }
 
-fn routes(wanted: &HashMap<String, String>) -> anyhow::Result<HashMap<String, Route>> {
-    let mut routes = HashMap::new();
-    for provider in crate::providers::all()? {
-        let route = parse_base(&provider.base).with_context(|| format!("the base URL of {}", provider.name))?;
-        routes.insert(provider.name.to_string(), route);
-    }
-    for (name, base) in wanted {
-        let route = parse_base(base).with_context(|| {
-            format!("gateway route {name}: {base:?} is no base URL such as https://api.example.com/v1")
-        })?;
-        routes.insert(name.clone(), route);
+/// The gateway's routes: those of the services that are known, and over them those that are set.
+///
+/// # Errors
+/// One that is set isn't a base URL.
+pub(super) fn routes(
+    providers: &providers::Library,
+    set: &HashMap<String, String>,
+) -> anyhow::Result<HashMap<String, Route>> {
+    let of_providers = |p: &providers::Provider| Some((p.name.to_string(), Route::from(p.base.clone()?)));
+    let mut routes: HashMap<_, _> = providers.current().iter().filter_map(of_providers).collect();
+    for (name, base) in set {
+        let base = BaseUrl::parse(base).with_context(|| format!("gateway route {name}"))?;
+        routes.insert(name.clone(), base.into());
     }
     Ok(routes)
-}
-
-/// Reads the base URL of a gateway route.
-#[must_use]
-pub fn parse_base(base: &str) -> Option<Route> {
-    let (scheme, rest) = match (base.strip_prefix("https://"), base.strip_prefix("http://")) {
-        (Some(rest), _) => (Scheme::Https, rest),
-        (_, Some(rest)) => (Scheme::Http, rest),
-        _ => return None,
-    };
-    let end = rest.find('/').unwrap_or(rest.len());
-    let authority = Authority::parse(&rest[..end], scheme.default_port()).ok()?;
-    Some(Route { scheme, authority, base_path: rest[end..].trim_end_matches('/').to_owned() })
 }

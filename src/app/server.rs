@@ -13,6 +13,8 @@ use crate::audit::{self, Journal, SharedWriter};
 use crate::config::Config;
 use crate::model::{Host, OrgId, PrincipalId, SessionSecret};
 use crate::policy::{Library, Problem};
+use crate::providers;
+use crate::proxy::core::Shared;
 use crate::session::records::{Principal, Role};
 use crate::session::registry::Moment;
 use crate::shutdown::{Ask, Signals};
@@ -147,17 +149,16 @@ fn admin_tls(
 
 /// Takes over what changed in files.
 struct Reload {
-    policies: Arc<Library>,
-    metrics: Arc<Metrics>,
+    shared: Arc<Shared>,
+    providers: Arc<providers::Library>,
     current: Mutex<Config>,
     source: Source,
 }
 
 impl Reload {
     fn new(node: &Node, config: Config, source: Source) -> Self {
-        let shared = node.shared();
-        let (policies, metrics) = (Arc::clone(&shared.policies), Arc::clone(&shared.metrics));
-        Self { policies, metrics, current: Mutex::new(config), source }
+        let (shared, providers) = (Arc::clone(node.shared()), Arc::clone(node.providers()));
+        Self { shared, providers, current: Mutex::new(config), source }
     }
 
     fn run(&self) -> Result<(), Vec<String>> {
@@ -174,13 +175,20 @@ impl Reload {
             }
             Err(mistakes) => problems.extend(mistakes),
         }
-        let reloaded = self.policies.reload();
-        self.metrics.policy_reloaded(reloaded.is_ok());
+        match self.providers.reload() {
+            Ok(()) => match super::node::routes(&self.providers, &current.node.routes) {
+                Ok(routes) => self.shared.routes.store(Arc::new(routes)),
+                Err(why) => problems.push(format!("{why:#}")),
+            },
+            Err(mistakes) => problems.extend(mistakes.iter().map(ToString::to_string)),
+        }
+        let reloaded = self.shared.policies.reload();
+        self.shared.metrics.policy_reloaded(reloaded.is_ok());
         if let Err(mistakes) = reloaded {
             problems.extend(mistakes.iter().map(ToString::to_string));
         }
         if problems.is_empty() {
-            tracing::info!(policies = hex::encode(self.policies.current().digest()), "reloaded");
+            tracing::info!(policies = hex::encode(self.shared.policies.current().digest()), "reloaded");
             return Ok(());
         }
         for problem in &problems {
@@ -229,7 +237,7 @@ fn admin_of_node(
         audit_dir: home.audit_dir(),
         audit_keys: home.audit_keys(),
         ca_pem: home.ca_pem().to_owned(),
-        providers: crate::providers::all()?,
+        providers: Arc::clone(node.providers()),
         clock: Arc::clone(&shared.clock),
         metrics: Arc::clone(&shared.metrics),
         node: Some(view),
@@ -271,11 +279,21 @@ pub async fn admin_alone(home: &Home, config: &Config) -> anyhow::Result<Admin> 
         audit_dir: home.audit_dir(),
         audit_keys: home.audit_keys(),
         ca_pem: home.ca_pem().to_owned(),
-        providers: crate::providers::all()?,
+        providers: Arc::new(services(home)),
         clock: Arc::clone(home.clock()),
         metrics: Arc::new(Metrics::new()?),
         node: None,
         settings: config.admin.clone(),
+    })
+}
+
+/// The services that are known; the bundled ones alone if the user's own have a mistake.
+fn services(home: &Home) -> providers::Library {
+    providers::Library::load(&home.provider_dir()).unwrap_or_else(|problems| {
+        for problem in &problems {
+            tracing::warn!(%problem, "a description of a service has a mistake, so only bundled services are known");
+        }
+        providers::Library::bundled(&home.provider_dir())
     })
 }
 

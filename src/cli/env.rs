@@ -49,6 +49,7 @@ pub async fn run(
         "durationSeconds": args.lasts,
     }));
     let providers = providers(client, &args).await?;
+    let known = super::providers::all(client).await?;
     let started = client.post("/api/v1/mcp/sessions", &body).await?;
     let text = |value: &Value, field: &str| value[field].as_str().unwrap_or_default().to_owned();
     let id = text(&started, "id");
@@ -63,9 +64,10 @@ pub async fn run(
     for name in &args.keys {
         let path = format!("/api/v1/mcp/sessions/{id}/keys/{}/proxy-token", super::segment(name));
         let value = text(&client.post(&path, &json!({})).await?, "value");
-        for variable in variables_of(providers.get(name).map_or("", String::as_str), name) {
-            variables.insert(variable, value.clone());
-        }
+        let usual = providers.get(name).and_then(|of| known.iter().find(|p| p["name"] == of.as_str()));
+        let usual: Vec<String> =
+            usual.map(|p| p["variables"].clone()).map_or(Ok(Vec::new()), serde_json::from_value)?;
+        variables.insert(variable_of(&usual, name), value);
     }
     print(&variables, args.json)
 }
@@ -84,14 +86,14 @@ async fn providers(client: &Client, args: &Args) -> anyhow::Result<BTreeMap<Stri
     Ok(keys.iter().map(|key| (text(key, "name"), text(key, "provider"))).collect())
 }
 
-/// The variables in which a key's token belongs: the provider's, else the key's name in capitals.
-pub fn variables_of(provider: &str, name: &str) -> Vec<String> {
+/// The variable in which a key's token belongs: the first of its provider's, or the key's name in
+/// capitals if that is another of these, or there are none.
+pub fn variable_of(usual: &[String], name: &str) -> String {
     let own: String =
         name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' }).collect();
-    let all = crate::providers::all().unwrap_or_default();
-    match all.iter().find(|p| p.name.as_str() == provider) {
-        Some(provider) if !provider.env.contains(&own) => provider.env.first().cloned().into_iter().collect(),
-        _ => vec![own],
+    match usual.first() {
+        Some(first) if !usual.contains(&own) => first.clone(),
+        _ => own,
     }
 }
 

@@ -105,6 +105,9 @@ pub struct Add {
     /// When it ends by itself, such as 2027-01-31T12:00:00Z
     #[arg(long, value_name = "TIME")]
     expires_at: Option<String>,
+    /// The address of your own installation, such as https://gitlab.example.com: the key goes there alone
+    #[arg(long, value_name = "URL", conflicts_with = "hosts")]
+    base_url: Option<String>,
     /// Let it go to this machine without TLS
     #[arg(long)]
     cleartext_loopback: bool,
@@ -173,8 +176,20 @@ pub async fn run(client: &Client, command: Command) -> anyhow::Result<()> {
 }
 
 async fn create(client: &Client, add: Add) -> anyhow::Result<Value> {
-    let Add { name, provider, kind, hosts, slots, project, environment, expires_at, cleartext_loopback, value, .. } =
-        add;
+    let Add {
+        name,
+        provider,
+        kind,
+        hosts,
+        slots,
+        project,
+        environment,
+        expires_at,
+        base_url,
+        cleartext_loopback,
+        value,
+        ..
+    } = add;
     let name: Name = name.to_ascii_lowercase().parse()?;
     // Before the prompt repeats it, and the audit keeps it.
     anyhow::ensure!(
@@ -183,16 +198,20 @@ async fn create(client: &Client, add: Add) -> anyhow::Result<Value> {
          with --value-file. What stands in a command line stays in the shell's history"
     );
     // OPENAI_API_KEY and openai say by themselves what they are.
-    let guessed = || {
-        let all = crate::providers::all().unwrap_or_default();
-        let fits = |p: &&crate::providers::Provider| {
-            p.name == name || p.env.iter().any(|variable| variable.eq_ignore_ascii_case(name.as_str()))
-        };
-        all.iter().find(fits).map(|p| p.name.to_string())
+    let provider = match provider {
+        None if hosts.is_empty() => {
+            let all = super::providers::all(client).await?;
+            let reads = |p: &Value| {
+                let mut variables = p["variables"].as_array().into_iter().flatten().filter_map(Value::as_str);
+                variables.any(|variable| variable.eq_ignore_ascii_case(name.as_str()))
+            };
+            let found = all.iter().find(|p| p["name"] == name.as_str() || reads(p));
+            found.and_then(|p| p["name"].as_str()).map(str::to_owned)
+        }
+        given => given,
     };
-    let provider = if hosts.is_empty() { provider.or_else(guessed) } else { provider };
     anyhow::ensure!(
-        provider.is_some() || !hosts.is_empty(),
+        provider.is_some() || !hosts.is_empty() || base_url.is_some(),
         "say where the key may go: --provider NAME (see `sallyport providers list`), or --host and --slot"
     );
     let value = value.read(&format!("Value of {name}"))?;
@@ -203,6 +222,7 @@ async fn create(client: &Client, add: Add) -> anyhow::Result<Value> {
         "kind": kind,
         "hosts": some(hosts),
         "slots": some(slots),
+        "baseUrl": base_url,
         "project": project,
         "environment": environment,
         "expiresAt": expires_at,

@@ -230,7 +230,10 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Policy(policy::Command::Check { dir: None }) => return policy::check(&home()?.policy_dir()),
         Command::Policy(policy::Command::Explain(question)) => policy::explain(&client().await?, question).await?,
         Command::Audit(command) => return audit::run(&home, &dir, &command),
-        Command::Providers(command) => providers::run(&command)?,
+        Command::Providers(command) => {
+            let node = if server.is_given() { Some(client().await?) } else { None };
+            providers::run(command, node.as_ref(), dir().ok().as_deref()).await?;
+        }
         Command::Ca(command) => ca::run(&home()?, command)?,
         Command::Config(command) => return serve::config(command, &dir()?, file),
         Command::Store(command) => store::run(&dir()?, &config()?.0, both, command).await?,
@@ -257,6 +260,11 @@ fn segment(text: &str) -> String {
         }
     }
     out
+}
+
+/// Everything that is wrong, a line each.
+fn lines(problems: &[impl ToString]) -> String {
+    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
 
 /// Only the fields that were given.

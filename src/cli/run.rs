@@ -14,8 +14,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::client::Client;
 use crate::app::{Home, Node, server};
 use crate::config::Config;
-use crate::model::{Authority, Environment, Name, OrgId, Secret, Timestamp};
-use crate::providers::{self, Provider};
+use crate::model::{Authority, BaseUrl, Destination, Environment, Name, OrgId, Secret, Timestamp};
+use crate::providers::{Library, Provider};
 use crate::run::{Surroundings, Swap, environment, isolate};
 use crate::store::{Find, Store};
 use crate::vault::key::Key;
@@ -53,10 +53,12 @@ fn parse_pin(text: &str) -> Result<(Authority, SocketAddr), String> {
 
 pub async fn run(home: &Home, config: &Config, args: Args) -> anyhow::Result<ExitCode> {
     let caller = caller_environment();
-    let taken = take_keys(&caller)?;
+    let providers = Library::load(&home.provider_dir()).map_err(|problems| anyhow::anyhow!(super::lines(&problems)))?;
+    let providers = providers.current();
+    let taken = take_keys(&caller, &providers);
     let store = Store::open(config.store.clone(), home.dir(), home.keyring()).await?;
     let stored = stored_keys(&store, &args.keys, home.clock().now()).await?;
-    let taken: Vec<_> = taken.into_iter().filter(|one| !named_anyway(one, &stored)).collect();
+    let taken: Vec<_> = taken.into_iter().filter(|one| !named_anyway(one, &stored, &providers)).collect();
     if taken.is_empty() && stored.is_empty() {
         let all: Vec<Key> = store.find(OrgId::DEFAULT, Find::all().limit(1)).await?;
         eprintln!(
@@ -89,9 +91,14 @@ pub async fn run(home: &Home, config: &Config, args: Args) -> anyhow::Result<Exi
 }
 
 /// Whether a stored key was asked for that belongs in the same variable: it is meant, then.
-fn named_anyway(one: &Taken, stored: &[Key]) -> bool {
-    let variables = stored.iter().flat_map(|key| super::env::variables_of(key.provider.as_str(), key.name.as_str()));
-    variables.into_iter().any(|variable| one.variables.contains(&variable))
+fn named_anyway(one: &Taken, stored: &[Key], providers: &[Provider]) -> bool {
+    stored.iter().any(|key| one.variables.contains(&variable_of(key, providers)))
+}
+
+/// The variable in which a stored key's token belongs.
+fn variable_of(key: &Key, providers: &[Provider]) -> String {
+    let usual = providers.iter().find(|p| p.name == key.provider).map_or(&[][..], |p| &p.env);
+    super::env::variable_of(usual, key.name.as_str())
 }
 
 /// Variables that look like credentials and belong to no provider.
@@ -134,7 +141,13 @@ async fn save(home: &Home, config: &Config, taken: &[Taken]) -> anyhow::Result<(
             eprintln!("sallyport: {name} is stored already; `sallyport keys rotate {name}` gives it a new value");
             continue;
         }
-        let body = json!({ "name": name, "provider": one.provider.name, "value": one.value.expose() });
+        let Ok(destination) = &one.destination else { continue };
+        let body = json!({
+            "name": name,
+            "provider": one.provider.name,
+            "hosts": destination.hosts,
+            "value": one.value.expose(),
+        });
         client.post("/api/v1/api-keys", &body).await.with_context(|| format!("storing {name}"))?;
         eprintln!("sallyport: {name} is stored; from now on `sallyport run --key {name}` does without the variable");
     }
@@ -147,31 +160,44 @@ fn caller_environment() -> Vec<(String, String)> {
     std::env::vars_os().filter_map(|(n, v)| Some((n.into_string().ok()?, v.into_string().ok()?))).collect()
 }
 
+/// A key from the caller's environment.
 struct Taken {
     provider: Provider,
     variables: Vec<String>,
     value: Secret<String>,
+    /// Where it may go; why it can't be used, if that isn't known.
+    destination: Result<Destination, String>,
 }
 
 /// The keys that providers' variables hold. Two variables of one provider with one value are one key.
-fn take_keys(caller: &[(String, String)]) -> anyhow::Result<Vec<Taken>> {
+/// What belongs to a service on this machine isn't taken: it is reached without the proxy.
+fn take_keys(caller: &[(String, String)], providers: &[Provider]) -> Vec<Taken> {
+    let value = |name: &String| caller.iter().find(|(n, v)| n == name && !v.is_empty()).map(|(_, value)| value);
     let mut all: Vec<Taken> = Vec::new();
-    for provider in providers::all()? {
+    for provider in providers {
+        let address = provider.address_env.iter().find_map(|name| Some((name, value(name)?)));
+        let own = address.map(|(name, text)| BaseUrl::parse_bare(text).map_err(|why| format!("{name} holds {why}")));
+        if matches!(&own, Some(Ok(own)) if own.authority.host.is_loopback()) {
+            continue;
+        }
         for variable in &provider.env {
-            let Some((_, value)) = caller.iter().find(|(name, value)| name == variable && !value.is_empty()) else {
-                continue;
-            };
+            let Some(value) = value(variable) else { continue };
             match all.iter_mut().find(|t| t.provider.name == provider.name && t.value.expose() == value) {
                 Some(taken) => taken.variables.push(variable.clone()),
                 None => all.push(Taken {
-                    provider: provider.clone(),
                     variables: vec![variable.clone()],
                     value: Secret::new(value.clone()),
+                    destination: match &own {
+                        Some(Err(why)) => Err(why.clone()),
+                        Some(Ok(own)) => provider.destination(Some(own)).map_err(|why| why.to_string()),
+                        None => provider.destination(None).map_err(|why| why.to_string()),
+                    },
+                    provider: provider.clone(),
                 }),
             }
         }
     }
-    Ok(all)
+    all
 }
 
 async fn supervise(
@@ -184,12 +210,18 @@ async fn supervise(
     config: &Config,
 ) -> anyhow::Result<ExitCode> {
     let mut keys = Vec::new();
-    for one in taken {
+    let (usable, useless): (Vec<_>, Vec<_>) = taken.iter().partition(|one| one.destination.is_ok());
+    for one in useless {
+        let (variables, why) = (one.variables.join(" and "), one.destination.as_ref().err().map_or("", String::as_str));
+        eprintln!("sallyport: {variables} is not passed on: {why}");
+    }
+    for one in &usable {
+        let Ok(destination) = one.destination.clone() else { continue };
         let name = one.variables[0].to_ascii_lowercase().parse()?;
         let secret = Secret::new(one.value.expose().clone().into_bytes());
         let provider = &one.provider;
         let environment = Environment::Development;
-        let key = node.add_key(&name, &provider.name, environment, provider.destination(), provider.shape(), &secret);
+        let key = node.add_key(&name, &provider.name, environment, destination, provider.shape.clone(), &secret);
         keys.push(key.with_context(|| format!("taking {} from the environment", one.variables[0]))?);
     }
     keys.extend(stored.iter().cloned());
@@ -199,9 +231,9 @@ async fn supervise(
     for (at, key) in keys.iter().enumerate() {
         let (minted, token) = node.mint(&started, key)?;
         tokens.push(minted);
-        let variables = match taken.get(at) {
+        let variables = match usable.get(at) {
             Some(one) => one.variables.clone(),
-            None => super::env::variables_of(key.provider.as_str(), key.name.as_str()),
+            None => vec![variable_of(key, &node.providers().current())],
         };
         eprintln!("sallyport: {} holds a proxy token for {}", variables.join(" and "), key.name);
         swaps.push(Swap { variables, token: token.expose().to_owned() });

@@ -187,6 +187,9 @@ impl Config {
         for file in self.node.extra_ca.iter().filter(|file| !file.is_file()) {
             problems.push(Problem::new("upstream.extra_ca", format!("{} is no file", file.display())));
         }
+        if let Err(what) = self.node.out() {
+            problems.push(Problem::new("upstream.proxy_credentials", what));
+        }
         let tls = self.admin_tls || self.admin_certificate.is_some();
         if let Some(at) = beyond(self.admin_listen).filter(|_| !tls) {
             let what = format!("{at} is reached from other machines, where the admin token needs TLS: set admin.tls");
@@ -344,6 +347,34 @@ mod tests {
         }
         assert!(Config::parse("listen: { admin: 10.0.0.1:1 }\nadmin: { tls: true }", []).is_ok());
         assert!(Config::parse("listen: { proxy_tls: 0.0.0.0:1, gateway_tls: 0.0.0.0:2 }", []).is_ok());
+    }
+
+    #[test]
+    fn way_out_is_set_by_url_and_file_and_its_password_is_shown_nowhere() {
+        let parse = |text: &str| Config::parse(text, []);
+        let variable = ("SALLYPORT_UPSTREAM_PROXY".to_owned(), "http://me:hunter2@proxy.test:3128".to_owned());
+        let config = Config::parse("", [variable]).expect("right");
+        let proxy = config.node.upstream.egress.proxy.as_ref().expect("set");
+        assert_eq!(proxy.authority.to_string(), "proxy.test:3128");
+        assert!(!format!("{config:?}").contains("hunter2"));
+        assert!(parse("upstream: { proxy: off, no_proxy: [\"**.corp.test\", \"10.0.0.0/8\"] }").is_ok());
+        for (text, place) in [
+            ("upstream: { proxy: \"ftp://me:hunter2@proxy.test\" }", "upstream.proxy"),
+            ("upstream: { no_proxy: [\"*.com\"] }", "upstream.no_proxy"),
+            ("upstream: { proxy_credentials: /nowhere/at/all }", "upstream.proxy_credentials"),
+            (
+                "upstream: { proxy: \"http://proxy.test\", proxy_credentials: /nowhere/at/all }",
+                "upstream.proxy_credentials",
+            ),
+            (
+                "upstream: { proxy: \"http://me:hunter2@proxy.test\", proxy_credentials: /etc/hostname }",
+                "upstream.proxy_credentials",
+            ),
+        ] {
+            let problems = parse(text).expect_err(text);
+            assert_eq!(problems[0].place, place, "{problems:?}");
+            assert!(!format!("{problems:?}").contains("hunter2"), "{problems:?}");
+        }
     }
 
     #[test]

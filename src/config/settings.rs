@@ -6,6 +6,7 @@ use super::Config;
 use super::value::{Bytes, Read, list, map, unless_off};
 use crate::model::Authority;
 use crate::proxy::settings::Unbound;
+use crate::upstream::egress::{Direct, Proxy};
 
 /// One setting.
 pub struct Setting {
@@ -112,9 +113,17 @@ pub const SETTINGS: &[Setting] = &[
     own!("upstream.allow_private", node.upstream.allow_private, |v| {
         list(v, |net| net.parse().map_err(|_| format!("{net} is no network such as 10.0.0.0/8")))
     }),
+    own!("upstream.proxy", node.upstream.egress.proxy, |v: &Value| match unless_off::<String>(v)? {
+        Some(url) => Proxy::parse(&url).map(Some),
+        None => Ok(None),
+    }),
+    maybe!("upstream.proxy_credentials", node.proxy_credentials),
+    own!("upstream.no_proxy", node.upstream.egress.direct, |v| list(v, Direct::parse)),
+    size!("upstream.proxy_head", node.upstream.proxy_head_bytes),
     plain!("upstream.deadlines.resolve", node.upstream.deadlines.resolve),
     plain!("upstream.deadlines.connect", node.upstream.deadlines.connect),
     plain!("upstream.deadlines.tls", node.upstream.deadlines.tls),
+    plain!("upstream.deadlines.proxy", node.upstream.deadlines.proxy),
     plain!("upstream.deadlines.headers", node.upstream.deadlines.headers),
     plain!("upstream.deadlines.idle_body", node.upstream.deadlines.idle_body),
     plain!("upstream.pool.max_idle", node.upstream.pool.max_idle),
@@ -125,8 +134,8 @@ pub const SETTINGS: &[Setting] = &[
         if name.is_empty() || !fits {
             return Err(format!("{name:?} is no path segment of letters, digits, '-', '_' and '.'"));
         }
-        crate::app::parse_base(base)
-            .ok_or_else(|| format!("{name}: its base URL isn't one such as https://api.example.com/v1"))?;
+        crate::model::BaseUrl::parse(base)
+            .map_err(|_| format!("{name}: its base URL isn't one such as https://api.example.com/v1"))?;
         Ok((name.to_owned(), base.to_owned()))
     })),
     plain!("proxy.require_auth", node.proxy.require_auth),

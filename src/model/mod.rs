@@ -5,6 +5,7 @@
 //! ([`Authority::parse`], [`HostPattern::parse`], [`ProxyToken::parse`]) and trusted afterwards.
 
 mod authority;
+mod base;
 mod clock;
 mod destination;
 mod ids;
@@ -15,6 +16,7 @@ mod secret;
 mod token;
 
 pub use authority::{Authority, AuthorityError, Host, HostPattern, HostPatternError, Scheme};
+pub use base::{BaseUrl, BaseUrlError};
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp};
 pub use destination::{Cleartext, Destination, Slot, SlotError};
 pub use ids::{

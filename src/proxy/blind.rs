@@ -12,7 +12,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional};
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::core::Core;
@@ -20,6 +19,7 @@ use super::settings::Unbound;
 use super::tunnel::Tunnel;
 use crate::model::Authority;
 use crate::session::live::LiveSession;
+use crate::upstream::Stream;
 
 /// How often a tunnel is looked at: whether it may go on.
 const LOOK: Duration = Duration::from_millis(250);
@@ -30,7 +30,7 @@ pub fn applies(core: &Core, authority: &Authority) -> bool {
 }
 
 /// Serves the tunnel, and accounts for it.
-pub async fn serve<S>(core: &Core, agent: S, upstream: TcpStream, authority: &Authority, tunnel: &Tunnel)
+pub async fn serve<S>(core: &Core, agent: S, upstream: Stream, authority: &Authority, tunnel: &Tunnel)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -49,7 +49,7 @@ where
 
 /// Copies both ways until either side is done, nothing came for `upstream.deadlines.idle_body`, or the
 /// tunnel may not go on.
-async fn copy<S>(core: &Core, agent: S, upstream: TcpStream, authority: &Authority, session: Option<&Arc<LiveSession>>)
+async fn copy<S>(core: &Core, agent: S, upstream: Stream, authority: &Authority, session: Option<&Arc<LiveSession>>)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use arc_swap::ArcSwap;
 use prometheus::IntGauge;
 use tokio_util::sync::CancellationToken;
 
@@ -18,7 +19,7 @@ use super::settings::Settings;
 use super::tunnel::Tunnel;
 use crate::audit::{self, Asker};
 use crate::credential;
-use crate::model::{Authority, Clock, ExchangeId, Scheme, Secret, SessionId};
+use crate::model::{Authority, BaseUrl, Clock, ExchangeId, Scheme, Secret, SessionId};
 use crate::policy::{self, ScrubPermit};
 use crate::session::hosts::KeysOf;
 use crate::session::live::Masked;
@@ -40,6 +41,12 @@ pub struct Route {
     pub base_path: String,
 }
 
+impl From<BaseUrl> for Route {
+    fn from(base: BaseUrl) -> Self {
+        Self { scheme: base.scheme, authority: base.authority, base_path: base.path }
+    }
+}
+
 /// What all cores of a node share.
 pub struct Shared {
     /// The live view of tokens, sessions and keys.
@@ -59,7 +66,7 @@ pub struct Shared {
     /// Settings of the data path.
     pub settings: Settings,
     /// Gateway routes by first path segment.
-    pub routes: HashMap<String, Route>,
+    pub routes: ArcSwap<HashMap<String, Route>>,
     /// Keys the hashes of the scrubber; random, this process's own.
     pub scrub_key: Secret<[u8; 32]>,
     /// What the decoders of coded replies hold.

@@ -134,7 +134,8 @@ fn gateway<B>(core: &Core, request: &Request<B>) -> Result<Target, Rejection> {
     let rest = whole.as_str().strip_prefix('/').unwrap_or_default();
     let end = rest.find(['/', '?']).unwrap_or(rest.len());
     let name = &rest[..end];
-    let route = core.shared.routes.get(name).ok_or_else(|| unrouted(&core.shared.routes, name))?;
+    let routes = core.shared.routes.load();
+    let route = routes.get(name).ok_or_else(|| unrouted(&routes, name))?;
     let tail = &rest[end..];
     let slash = if tail.starts_with('/') { "" } else { "/" };
     let path = format!("{}{slash}{tail}", route.base_path);

@@ -1,17 +1,20 @@
-//! Resolve, check, dial that address, verify.
+//! Resolve, check, dial that address, or have a proxy do so; verify.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use rustls::pki_types::ServerName;
 use rustls::{AlertDescription, ClientConfig};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::egress::{Proxy, Speaks};
 use super::lenient::Lenient;
-use super::{Error, Protocol, Settings, Stage, address, verdict};
+use super::stream::Stream;
+use super::{Error, Protocol, Settings, Stage, address, through, verdict};
 use crate::model::{Authority, Host};
 
 /// The TLS configurations of one egress profile: they share their resumption store.
@@ -32,16 +35,82 @@ impl Tls {
     }
 }
 
-/// Dials the first of the authority's addresses that answers. Only addresses that passed the check
-/// are dialled, and a pinned address passes it by the operator's word.
+/// What a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// A stream of bytes to the upstream itself.
+    Stream,
+    /// Requests in clear. A proxy of HTTP before the upstream is asked for them in absolute form.
+    ClearRequests,
+}
+
+/// Reaches the authority, directly or through the proxy before it.
 ///
 /// # Errors
-/// The name doesn't resolve, its addresses are refused or don't answer, or time is up.
-pub async fn tcp(settings: &Settings, authority: &Authority) -> Result<TcpStream, Error> {
+/// Its address, or its name where it says enough, is refused; nobody answers, or time is up.
+pub async fn reach(settings: &Settings, tls: &Tls, authority: &Authority, purpose: Purpose) -> Result<Stream, Error> {
+    let Some(proxy) = way(settings, authority) else { return direct(settings, authority).await.map(Stream::Tcp) };
+    // The proxy resolves names, so it alone can check what they lead to.
+    if authority.host.is_loopback() {
+        checked(settings, authority, vec![SocketAddr::new(Ipv4Addr::LOCALHOST.into(), authority.port)])?;
+    }
+    if let Host::Ip(ip) = authority.host {
+        checked(settings, authority, vec![SocketAddr::new(ip, authority.port)])?;
+    }
+    let mut stream = to_proxy(settings, tls, proxy).await.map_err(of_proxy)?;
+    if purpose == Purpose::ClearRequests && proxy.speaks != Speaks::Socks {
+        return Ok(stream);
+    }
+    let asked = through::tunnel(&mut stream, proxy, authority, settings.proxy_head_bytes);
+    timeout(settings.deadlines.proxy, asked).await.map_err(|_| Error::Timeout(Stage::Proxy))??;
+    Ok(stream)
+}
+
+/// The proxy before the authority, if it is reached through one. One that is pinned isn't.
+pub fn way<'a>(settings: &'a Settings, authority: &Authority) -> Option<&'a Proxy> {
+    settings.egress.of(authority).filter(|_| !settings.resolve.contains_key(authority))
+}
+
+async fn to_proxy(settings: &Settings, tls: &Tls, proxy: &Proxy) -> Result<Stream, Error> {
+    let at = &proxy.authority;
+    let addresses = match settings.resolve.get(at) {
+        Some(pinned) => vec![*pinned],
+        None => resolve(settings, at).await?,
+    };
+    if addresses.iter().any(|at| is_own(settings, at)) {
+        return Err(Error::Blocked { class: address::Class::Own, authority: at.clone() });
+    }
+    let stream = dial(settings, addresses).await?;
+    match proxy.speaks {
+        Speaks::Https => Ok(Stream::Tls(Box::new(handshake(settings, &tls.http1, at, stream).await?))),
+        Speaks::Http | Speaks::Socks => Ok(Stream::Tcp(stream)),
+    }
+}
+
+/// What failed on the way to the proxy is no word about the upstream.
+fn of_proxy(why: Error) -> Error {
+    match why {
+        Error::Timeout(_) => Error::Timeout(Stage::Proxy),
+        Error::Resolve => Error::Proxy("has a name that doesn't resolve".into()),
+        Error::Connect(kind) => Error::Proxy(format!("doesn't accept the connection: {kind}").into()),
+        Error::Tls(why) => Error::Proxy(format!("doesn't come to terms over TLS: {why}").into()),
+        Error::NoCommonProtocol => Error::Proxy("doesn't speak HTTP/1.1".into()),
+        Error::Blocked { .. } => Error::Proxy("is sallyport itself".into()),
+        other => other,
+    }
+}
+
+/// Dials the first of the authority's addresses that answers. Only addresses that passed the check
+/// are dialled, and a pinned address passes it by the operator's word.
+async fn direct(settings: &Settings, authority: &Authority) -> Result<TcpStream, Error> {
     let addresses = match settings.resolve.get(authority) {
         Some(pinned) => vec![*pinned],
         None => checked(settings, authority, resolve(settings, authority).await?)?,
     };
+    dial(settings, addresses).await
+}
+
+async fn dial(settings: &Settings, addresses: Vec<SocketAddr>) -> Result<TcpStream, Error> {
     let mut last = None;
     for address in addresses {
         match timeout(settings.deadlines.connect, TcpStream::connect(address)).await {
@@ -71,8 +140,11 @@ fn checked(settings: &Settings, authority: &Authority, found: Vec<SocketAddr>) -
     let mut refused = None;
     let mut good = Vec::with_capacity(found.len());
     for at in found {
-        let own = settings.own_addresses.iter().any(|own| own.port() == at.port() && reaches(own.ip(), at.ip()));
-        match if own { Err(address::Class::Own) } else { address::check(at.ip(), &settings.allow_private) } {
+        match if is_own(settings, &at) {
+            Err(address::Class::Own)
+        } else {
+            address::check(at.ip(), &settings.allow_private)
+        } {
             Ok(()) => good.push(at),
             Err(class) => refused = Some(class),
         }
@@ -82,6 +154,10 @@ fn checked(settings: &Settings, authority: &Authority, found: Vec<SocketAddr>) -
         (true, None) => Err(Error::Resolve),
         (false, _) => Ok(good),
     }
+}
+
+fn is_own(settings: &Settings, at: &SocketAddr) -> bool {
+    settings.own_addresses.iter().any(|own| own.port() == at.port() && reaches(own.ip(), at.ip()))
 }
 
 /// Whether what is dialled under `theirs` arrives at what listens on `ours`.
@@ -106,20 +182,29 @@ pub async fn tls(
     settings: &Settings,
     tls: &Tls,
     authority: &Authority,
-    stream: TcpStream,
+    stream: Stream,
     want: Protocol,
-) -> Result<TlsStream<Lenient<TcpStream>>, Error> {
-    let name = match &authority.host {
-        Host::Name(name) => ServerName::try_from(name.to_string())
-            .map_err(|_| Error::Tls("the host's name is none that a certificate can hold".to_owned()))?,
-        Host::Ip(ip) => ServerName::IpAddress((*ip).into()),
-    };
+) -> Result<TlsStream<Lenient<Stream>>, Error> {
     let config = match want {
         Protocol::Http1 => &tls.http1,
         Protocol::Any => &tls.any,
         Protocol::Http2 => &tls.h2,
     };
-    let handshake = TlsConnector::from(Arc::clone(config)).connect(name, Lenient::new(stream));
+    handshake(settings, config, authority, Lenient::new(stream)).await
+}
+
+async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
+    settings: &Settings,
+    config: &Arc<ClientConfig>,
+    authority: &Authority,
+    stream: S,
+) -> Result<TlsStream<S>, Error> {
+    let name = match &authority.host {
+        Host::Name(name) => ServerName::try_from(name.to_string())
+            .map_err(|_| Error::Tls("the host's name is none that a certificate can hold".to_owned()))?,
+        Host::Ip(ip) => ServerName::IpAddress((*ip).into()),
+    };
+    let handshake = TlsConnector::from(Arc::clone(config)).connect(name, stream);
     match timeout(settings.deadlines.tls, handshake).await {
         Err(_) => Err(Error::Timeout(Stage::Tls)),
         Ok(Ok(stream)) => Ok(stream),

@@ -7,9 +7,12 @@
 pub mod address;
 mod alarm;
 mod connect;
+pub mod egress;
 mod lenient;
 mod pool;
 mod reply;
+mod stream;
+mod through;
 mod verdict;
 
 use std::collections::HashMap;
@@ -23,6 +26,7 @@ use crate::model::Authority;
 pub use connect::Tls;
 pub use pool::{Checkout, Connection, Upstream};
 pub use reply::ReplyBody;
+pub use stream::Stream;
 
 /// A request's body on its way up.
 pub type RequestBody =
@@ -40,18 +44,36 @@ pub enum Protocol {
 }
 
 /// Settings of the upstream side.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Settings {
     /// Authorities that are pinned to an address, as `curl --resolve` does.
     pub resolve: HashMap<Authority, SocketAddr>,
     /// Networks that pass the address check.
     pub allow_private: Vec<IpNet>,
+    /// Which way leads out.
+    pub egress: egress::Egress,
+    /// The longest head with which a proxy on the way out may answer, in bytes. Default: 16 KiB.
+    pub proxy_head_bytes: usize,
     /// Our own listeners, which are never dialled.
     pub own_addresses: Vec<SocketAddr>,
     /// How long each wait may take.
     pub deadlines: Deadlines,
     /// Bounds of the pools.
     pub pool: Pool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            resolve: HashMap::new(),
+            allow_private: Vec::new(),
+            egress: egress::Egress::default(),
+            proxy_head_bytes: 16 * 1024,
+            own_addresses: Vec::new(),
+            deadlines: Deadlines::default(),
+            pool: Pool::default(),
+        }
+    }
 }
 
 /// How long each wait may take.
@@ -63,6 +85,8 @@ pub struct Deadlines {
     pub connect: Duration,
     /// The TLS handshake. Default: 10 s.
     pub tls: Duration,
+    /// How long a proxy on the way out may take to reach the upstream. Default: 30 s.
+    pub proxy: Duration,
     /// From the sent head to the reply's head. Default: 300 s: models think long.
     pub headers: Duration,
     /// Between two pieces of a reply's body. Default: 300 s.
@@ -72,7 +96,14 @@ pub struct Deadlines {
 impl Default for Deadlines {
     fn default() -> Self {
         let secs = Duration::from_secs;
-        Self { resolve: secs(5), connect: secs(5), tls: secs(10), headers: secs(300), idle_body: secs(300) }
+        Self {
+            resolve: secs(5),
+            connect: secs(5),
+            tls: secs(10),
+            proxy: secs(30),
+            headers: secs(300),
+            idle_body: secs(300),
+        }
     }
 }
 
@@ -102,6 +133,8 @@ pub enum Stage {
     Connect,
     /// TLS.
     Tls,
+    /// The proxy on the way out.
+    Proxy,
     /// The reply's head.
     Headers,
     /// The reply's body.
@@ -114,6 +147,7 @@ impl Stage {
             Self::Resolve => "its name didn't resolve in time",
             Self::Connect => "it didn't accept the connection in time",
             Self::Tls => "the TLS handshake didn't end in time",
+            Self::Proxy => "the proxy in `upstream.proxy` didn't reach it, or wasn't reached, in time",
             Self::Headers => "its reply didn't begin in time",
             Self::Body => "its reply stood still",
         }
@@ -138,6 +172,9 @@ pub enum Error {
     /// No address answered.
     #[error("the host doesn't accept the connection: {0}")]
     Connect(io::ErrorKind),
+    /// The proxy on the way out doesn't lead there.
+    #[error("the proxy in `upstream.proxy` {0}")]
+    Proxy(std::borrow::Cow<'static, str>),
     /// TLS failed.
     #[error("{0}")]
     Tls(String),

@@ -6,7 +6,7 @@ use std::pin::{Pin, pin};
 use std::rc::{Rc, Weak};
 use std::time::Instant;
 
-use http::header::{CONTENT_LENGTH, COOKIE, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, COOKIE, PROXY_AUTHORIZATION, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
@@ -15,10 +15,12 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 
 use super::RequestBody;
 use super::alarm::Alarm;
-use super::connect::{self, Tls};
+use super::connect::{self, Purpose, Tls};
+use super::egress::{Credentials, Proxy, Speaks};
 use super::lenient::Lenient;
 use super::reply::{Back, End, ReplyBody};
-use super::{Error, Protocol, Settings, Stage};
+use super::stream::Stream;
+use super::{Error, Protocol, Settings, Stage, through};
 use crate::model::{Authority, OrgId, Scheme};
 
 /// The upstream side of one core.
@@ -98,12 +100,12 @@ impl Upstream {
         &self.0.settings
     }
 
-    /// A bare TCP connection to the authority, whose address passed the check; it is never pooled.
+    /// A bare connection to the authority, whose address passed the check; it is never pooled.
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn bare(&self, authority: &Authority) -> Result<tokio::net::TcpStream, Error> {
-        connect::tcp(&self.0.settings, authority).await
+    pub async fn bare(&self, authority: &Authority) -> Result<Stream, Error> {
+        connect::reach(&self.0.settings, &self.0.tls, authority, Purpose::Stream).await
     }
 
     /// A pooled connection to the authority; else what makes a new one.
@@ -122,8 +124,10 @@ impl Upstream {
         let inner = &self.0;
         let (settings, born) = (&inner.settings, Instant::now());
         let home = Rc::downgrade(&self.0);
-        let stream = connect::tcp(settings, &place.authority).await?;
-        if place.scheme == Scheme::Http {
+        let clear = place.scheme == Scheme::Http;
+        let purpose = if clear { Purpose::ClearRequests } else { Purpose::Stream };
+        let stream = connect::reach(settings, &inner.tls, &place.authority, purpose).await?;
+        if clear {
             let sender = Sender::Http1(http1_handshake(Lenient::new(stream), &inner.open).await?);
             return Ok(Connection { sender, place, born, home, alarm: Alarm::default() });
         }
@@ -131,7 +135,7 @@ impl Upstream {
         let stream = match connect::tls(settings, &inner.tls, &place.authority, stream, want).await {
             Err(Error::NoCommonProtocol) if want == Protocol::Http1 => {
                 inner.pools.borrow_mut().entry(place.clone()).or_default().only_h2 = true;
-                let stream = connect::tcp(settings, &place.authority).await?;
+                let stream = connect::reach(settings, &inner.tls, &place.authority, purpose).await?;
                 connect::tls(settings, &inner.tls, &place.authority, stream, Protocol::Http2).await?
             }
             other => other?,
@@ -174,6 +178,14 @@ impl Upstream {
 }
 
 impl Inner {
+    /// The proxy that is asked for requests to this place in absolute form, if one is.
+    fn asked_in_clear(&self, place: &Place) -> Option<&Proxy> {
+        if place.scheme != Scheme::Http {
+            return None;
+        }
+        connect::way(&self.settings, &place.authority).filter(|proxy| proxy.speaks != Speaks::Socks)
+    }
+
     fn only_h2(&self, place: &Place) -> bool {
         self.pools.borrow().get(place).is_some_and(|of| of.only_h2)
     }
@@ -274,6 +286,7 @@ impl Connection {
         let Some(inner) = self.home.upgrade() else { return Err((Error::Closed { written: false }, Some(request))) };
         let limit = inner.settings.deadlines.headers;
         let idle = inner.settings.deadlines.idle_body;
+        let asked = inner.asked_in_clear(&self.place).map(|proxy| proxy.credentials.clone());
         let (place, born, home, mut alarm) = (self.place, self.born, self.home, self.alarm);
         drop(inner);
         match self.sender {
@@ -283,8 +296,16 @@ impl Connection {
                 }
                 join_cookies(request.headers_mut());
                 frame(&mut request);
+                let through_proxy = asked.is_some();
+                if let Some(credentials) = asked {
+                    ask_proxy(&mut request, &place, credentials.as_ref());
+                }
                 let reply = alarm.limit(limit, pin!(sender.try_send_request(request))).await;
-                let response = settled(reply)?;
+                let response = settled(reply)
+                    .map_err(|(why, back)| (why, if through_proxy { back.map(unasked) } else { back }))?;
+                if through_proxy && response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
+                    return Err((through::refused(407), None));
+                }
                 if ambiguous(&response) {
                     return Err((Error::Http, None));
                 }
@@ -346,6 +367,25 @@ fn join_cookies(headers: &mut HeaderMap) {
             headers.insert(COOKIE, all);
         }
     }
+}
+
+/// What a proxy needs to pass the request on (RFC 9112 section 3.2.2).
+fn ask_proxy<B>(request: &mut Request<B>, place: &Place, credentials: Option<&Credentials>) {
+    *request.uri_mut() = with_authority(place, request.uri());
+    if let Some(credentials) = credentials {
+        request.headers_mut().insert(PROXY_AUTHORIZATION, credentials.basic().clone());
+    }
+}
+
+/// The request as it was before.
+fn unasked<B>(mut request: Request<B>) -> Request<B> {
+    request.headers_mut().remove(PROXY_AUTHORIZATION);
+    let mut parts = http::uri::Parts::default();
+    parts.path_and_query = request.uri().path_and_query().cloned();
+    if let Ok(origin) = Uri::from_parts(parts) {
+        *request.uri_mut() = origin;
+    }
+    request
 }
 
 fn at_origin<B>(mut request: Request<B>, origin: Uri) -> Request<B> {

@@ -8,6 +8,7 @@ mod demo;
 mod floors;
 mod gateway;
 mod promises;
+mod providers;
 mod store;
 mod streaming;
 mod support;

@@ -1,5 +1,6 @@
 //! Ways in and ways out: how agents reach sallyport, and how sallyport reaches upstreams.
 
+mod out;
 mod socks;
 
 use std::path::Path;

@@ -174,3 +174,27 @@ fn proxy_process_can_not_be_looked_into() {
     // A process that may not be dumped belongs to root, as other processes of its user see it.
     assert!(output.starts_with("root"), "{output}");
 }
+
+#[test]
+fn key_goes_to_the_address_that_its_variable_names_and_nowhere_else() {
+    let place = Place::new();
+    let run = |variables: &[(&str, &str)], save: bool| {
+        let arguments: &[&str] = if save { &["run", "--save", "--", "env"] } else { &["run", "--", "env"] };
+        let mut command = place.command(arguments);
+        command.envs(variables.iter().copied());
+        let output = command.output().expect("it runs");
+        assert!(output.status.success());
+        (String::from_utf8_lossy(&output.stdout).into_owned(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (out, err) = run(&[("SUPABASE_KEY", KEY)], false);
+    assert!(!out.contains(KEY) && !out.contains("SUPABASE_KEY="), "{out}");
+    assert!(err.contains("SUPABASE_KEY is not passed on") && err.contains("https://PROJECT.supabase.co"), "{err}");
+    let (out, _) = run(&[("SUPABASE_KEY", KEY), ("SUPABASE_URL", "https://abc.supabase.co")], true);
+    assert!(out.contains("SUPABASE_KEY=spt_"), "{out}");
+    assert_eq!(place.json(&["keys", "show", "supabase_key"])["hosts"], serde_json::json!(["abc.supabase.co"]));
+    let (out, err) = run(&[("GITLAB_TOKEN", KEY), ("GITLAB_URL", "http://gitlab.example.com")], false);
+    assert!(!out.contains(KEY) && err.contains("https://"), "no clear text: {err}");
+    let (out, err) = run(&[("QDRANT_API_KEY", KEY), ("QDRANT_URL", "http://localhost:6333")], false);
+    assert!(out.contains(&format!("QDRANT_API_KEY={KEY}")), "what is on this machine is reached without the proxy");
+    assert!(err.contains("passed on as they are") && err.contains("QDRANT_API_KEY"), "{err}");
+}

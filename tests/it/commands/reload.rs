@@ -101,3 +101,36 @@ fn log_at_debug_leaves_out_the_statements_of_the_store() {
     assert!(!serve.log.iter().any(|line| line.contains("db.statement")), "{:#?}", serve.log);
     assert_eq!(serve.stop(), Some(0));
 }
+
+#[test]
+fn service_of_ones_own_is_known_at_start_and_after_a_reload_and_a_mistake_keeps_the_old_ones() {
+    let place = Place::new();
+    place.ok(&["init"]);
+    let dir = place.data.join("providers");
+    std::fs::create_dir(&dir).expect("made");
+    let one = "- name: intranet\n  hosts: [search.intranet.test]\n  slots: [\"header:x-search-key\"]\n  env: [INTRANET_KEY]\n  \
+               prefix: \"in-\"\n  base: \"https://search.intranet.test\"\n";
+    std::fs::write(dir.join("own.yaml"), one).expect("written");
+    assert_eq!(place.json(&["providers", "show", "intranet"])["own"], true, "no node has to run");
+    let mut serve = Serve::start(&place, "");
+    place.add_key(&["intranet_key"], "a-key-of-the-intranet");
+    let key = place.json(&["keys", "show", "intranet_key"]);
+    assert_eq!((&key["provider"], &key["hosts"][0]), (&"intranet".into(), &"search.intranet.test".into()));
+    let variables = place.json(&["env", "--key", "intranet_key"]);
+    assert!(variables["INTRANET_KEY"].as_str().is_some_and(|v| v.starts_with("in-spt_")), "{variables}");
+
+    std::fs::write(dir.join("two.yaml"), "- name: openai\n  hosts: [a.test]\n  slots: [bearer]\n  env: [A_KEY]\n")
+        .expect("written");
+    serve.signal(Signal::HUP);
+    let line = serve.wait_for("what was in force stays");
+    assert!(line.contains("two.yaml: openai: a bundled service has this name"), "{line}");
+    let said = place.fails(&["providers", "list"]);
+    assert!(said.contains("two.yaml: openai:"), "{said}");
+    std::fs::write(dir.join("two.yaml"), "- { name: two, hosts: [two.test], slots: [bearer], env: [TWO_KEY] }\n")
+        .expect("written");
+    serve.signal(Signal::HUP);
+    serve.wait_for("reloaded");
+    place.add_key(&["two"], "a-key-of-the-second");
+    assert_eq!(place.json(&["keys", "show", "two"])["hosts"][0], "two.test");
+    assert_eq!(serve.stop(), Some(0));
+}

@@ -300,7 +300,7 @@ async fn serve(
 }
 
 /// A server's configuration, and the root that it has to be trusted by.
-fn tls(setup: &Setup) -> (Arc<ServerConfig>, String) {
+pub fn tls(setup: &Setup) -> (Arc<ServerConfig>, String) {
     let now = time::OffsetDateTime::now_utc();
     let day = time::Duration::days(1);
     let mut params = CertificateParams::new(vec![]).expect("parameters");

@@ -1,5 +1,6 @@
 //! A data directory, a store, a node, an upstream, a key, a session and a token.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,6 +41,9 @@ pub struct World {
     pub value: ProxyToken,
 }
 
+/// Changes the node's settings, knowing the upstream's address.
+type Change = Box<dyn FnOnce(&mut NodeSettings, SocketAddr)>;
+
 /// How a world differs from the usual.
 pub struct Build {
     answer: Answer,
@@ -49,7 +53,7 @@ pub struct Build {
     streaming: Option<Streaming>,
     slots: Vec<Slot>,
     policy: Option<&'static str>,
-    settings: Box<dyn FnOnce(&mut NodeSettings)>,
+    settings: Change,
     store: Settings,
     clock: Arc<dyn Clock>,
 }
@@ -111,7 +115,12 @@ impl Build {
         self
     }
 
-    pub fn settings(mut self, change: impl FnOnce(&mut NodeSettings) + 'static) -> Self {
+    pub fn settings(self, change: impl FnOnce(&mut NodeSettings) + 'static) -> Self {
+        self.settings_of(|settings, _| change(settings))
+    }
+
+    /// The same, with the upstream's address.
+    pub fn settings_of(mut self, change: impl FnOnce(&mut NodeSettings, SocketAddr) + 'static) -> Self {
         self.settings = Box::new(change);
         self
     }
@@ -141,7 +150,7 @@ impl Build {
             settings.upstream.resolve.insert(authority, upstream.addr);
         }
         settings.routes.insert("upstream".into(), format!("https://{HOST}"));
-        (self.settings)(&mut settings);
+        (self.settings)(&mut settings, upstream.addr);
         let node = Node::start(&home, &store, settings).await.expect("a node");
         let secret = format!("sk-live/{}+\"{}", hex::encode(SessionId::generate().as_bytes()), "x&y");
         let destination = Destination {
@@ -179,7 +188,7 @@ impl World {
             streaming: None,
             slots: vec![Slot::Bearer],
             policy: None,
-            settings: Box::new(|_| {}),
+            settings: Box::new(|_, _| {}),
             store: Settings::default(),
             clock: Arc::new(SystemClock),
         }
