@@ -10,6 +10,7 @@ use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::Home;
 use super::listen::bind;
@@ -146,7 +147,8 @@ pub struct Node {
     audit: SharedWriter,
     stop: CancellationToken,
     hard: CancellationToken,
-    accepting: Vec<tokio::task::JoinHandle<()>>,
+    accepting: TaskTracker,
+    permits: Arc<Semaphore>,
     following: tokio::task::JoinHandle<()>,
     tidying: tokio::task::JoinHandle<()>,
     reached: watch::Receiver<i64>,
@@ -249,12 +251,10 @@ impl Node {
         let at = |wanted| listeners.iter().find(|(_, kind)| *kind == wanted).and_then(|(l, _)| l.local_addr().ok());
         let (forward, forward_tls) = (at(Kind::Forward), at(Kind::ForwardTls));
         let (gateway, gateway_tls) = (at(Kind::Gateway), at(Kind::GatewayTls));
-        let accepting = listeners
-            .into_iter()
-            .map(|(listener, kind)| {
-                tokio::spawn(accept(listener, kind, Arc::clone(&workers), Arc::clone(&permits), stop.clone()))
-            })
-            .collect();
+        let accepting = TaskTracker::new();
+        for (listener, kind) in listeners {
+            accepting.spawn(accept(listener, kind, Arc::clone(&workers), Arc::clone(&permits), stop.clone()));
+        }
         let project = default_project(store, clock.now()).await?;
         shared.registry.put_project(&project);
         let tidying = tokio::spawn(live.clone().tidy(settings.tidy, hard.clone()));
@@ -271,6 +271,7 @@ impl Node {
             stop,
             hard,
             accepting,
+            permits,
             following,
             tidying,
             reached,
@@ -294,6 +295,17 @@ impl Node {
     #[must_use]
     pub fn metrics(&self) -> String {
         metrics_text(&self.shared)
+    }
+
+    /// Takes connections of agents on another socket too, which may be one of another network.
+    ///
+    /// # Errors
+    /// It is no listening socket that doesn't block.
+    pub fn listen(&self, listener: std::net::TcpListener) -> std::io::Result<()> {
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let (workers, permits) = (Arc::clone(&self.workers), Arc::clone(&self.permits));
+        self.accepting.spawn(accept(listener, Kind::Forward, workers, permits, self.stop.clone()));
+        Ok(())
     }
 
     /// Ends what still runs, while [`Node::stop`] waits for it.
@@ -466,9 +478,8 @@ impl Node {
     pub async fn stop(self, patience: Duration) {
         self.stop.cancel();
         self.shared.draining.cancel();
-        for task in self.accepting {
-            let _ = task.await;
-        }
+        self.accepting.close();
+        self.accepting.wait().await;
         let hard = self.hard.clone();
         let timer = tokio::spawn(async move {
             tokio::time::sleep(patience).await;

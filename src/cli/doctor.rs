@@ -67,6 +67,15 @@ pub async fn run(
                 .to_owned())),
         Err(why) => ("isolation", Weak(isolate::consequence(&why))),
     });
+    all.push(match isolate::network_available() {
+        Ok(()) => ("network", Good("`run --isolate` leaves its command no way out but the proxy".to_owned())),
+        Err(why) => (
+            "network",
+            Weak(format!(
+                "`run --isolate` isn't to be had, so a command that ignores the proxy goes around it ({why})"
+            )),
+        ),
+    });
     let bad = all.iter().any(|(_, finding)| matches!(finding, Bad(_)));
     print(&all, json)?;
     Ok(if bad { ExitCode::FAILURE } else { ExitCode::SUCCESS })

@@ -16,6 +16,7 @@ use crate::app::{Home, Node, server};
 use crate::config::Config;
 use crate::model::{Authority, BaseUrl, Destination, Environment, Name, OrgId, Secret, Timestamp};
 use crate::providers::{Library, Provider};
+use crate::run::isolate::{Handover, Way};
 use crate::run::{Surroundings, Swap, environment, isolate};
 use crate::store::{Find, Store};
 use crate::vault::key::Key;
@@ -31,6 +32,9 @@ pub struct Args {
     /// How long the session lasts at most, such as 30m or 8h
     #[arg(long, default_value = "8h", value_name = "DURATION", value_parser = super::seconds)]
     lasts: u32,
+    /// Give the command a network of its own, in which the proxy is the only way out, or don't run it (Linux)
+    #[arg(long, conflicts_with = "no_isolation")]
+    isolate: bool,
     /// Don't hide the data directory and other processes from the command
     #[arg(long)]
     no_isolation: bool,
@@ -252,20 +256,8 @@ async fn supervise(
     for warning in warnings {
         eprintln!("sallyport: {warning}");
     }
-    let isolated = if args.no_isolation { Err("--no-isolation".to_owned()) } else { isolate::available() };
-    let command = match &isolated {
-        Ok(()) => {
-            if let Some(weakness) = isolate::weakness() {
-                eprintln!("sallyport: {weakness}");
-            }
-            isolate::wrapped(&hidden(home, config), &args.command)
-        }
-        Err(why) => {
-            eprintln!("sallyport: {}; see `sallyport doctor`", isolate::consequence(why));
-            args.command.iter().map(OsString::from).collect()
-        }
-    };
-    let code = wait(&command, child).await;
+    let Isolation { command, handover } = isolation(home, config, args, proxy.port())?;
+    let code = wait(node, &command, handover, child).await;
     for (key, token) in keys.iter().zip(&tokens) {
         let times = node.shared().registry.token(&token.hash).map_or(0, |live| live.times_inert());
         if let Some(hint) = out_of_place(key, times) {
@@ -274,6 +266,44 @@ async fn supervise(
     }
     node.revoke_session(&started.session, "run");
     code
+}
+
+/// How the command runs.
+struct Isolation {
+    /// The command, with the stages of its isolation in front of it.
+    command: Vec<OsString>,
+    /// Where the listening socket of its own network arrives, if it has one.
+    handover: Option<Handover>,
+}
+
+fn isolation(home: &Home, config: &Config, args: &Args, port: u16) -> anyhow::Result<Isolation> {
+    let mut hidden = hidden(home, config);
+    if args.isolate {
+        isolate::network_available().map_err(|why| {
+            anyhow::anyhow!(
+                "the command can't be given a network of its own here: {why}. Nothing was run; see `sallyport doctor`"
+            )
+        })?;
+        let handover = Handover::new()?;
+        let way = Way { socket: handover.socket(), port };
+        hidden.extend(isolate::other_ways_out());
+        let command = isolate::wrapped(Some(&way), &hidden, &args.command);
+        return Ok(Isolation { command, handover: Some(handover) });
+    }
+    let isolated = if args.no_isolation { Err("--no-isolation".to_owned()) } else { isolate::available() };
+    let command = match isolated {
+        Ok(()) => {
+            if let Some(weakness) = isolate::weakness() {
+                eprintln!("sallyport: {weakness}");
+            }
+            isolate::wrapped(None, &hidden, &args.command)
+        }
+        Err(why) => {
+            eprintln!("sallyport: {}; see `sallyport doctor`", isolate::consequence(&why));
+            args.command.iter().map(OsString::from).collect()
+        }
+    };
+    Ok(Isolation { command, handover: None })
 }
 
 /// What to say of a token that was sent where it isn't swapped: whoever sent it sees only that the
@@ -348,7 +378,9 @@ impl Drop for PublicFiles {
 /// Runs the command and passes signals to it. Its exit code is ours; 128 and the signal's number if
 /// one ended it, as shells have it.
 async fn wait(
+    node: &Node,
     command: &[OsString],
+    handover: Option<Handover>,
     environment: impl IntoIterator<Item = (String, String)>,
 ) -> anyhow::Result<ExitCode> {
     use std::os::unix::process::ExitStatusExt as _;
@@ -369,6 +401,15 @@ async fn wait(
             return Ok(ExitCode::from(code));
         }
     };
+    // The command's network has its listening socket once the first stage is there.
+    let pid = child.id();
+    let mut arriving = Box::pin(async {
+        match (handover, pid) {
+            (Some(handover), Some(pid)) => handover.receive(pid).await.and_then(|l| Ok(node.listen(l)?)),
+            _ => std::future::pending().await,
+        }
+    });
+    let mut arrived = false;
     loop {
         // A terminal sends interrupt and quit to the whole process group, so the command has them
         // already; the others come to us alone and are passed on.
@@ -377,6 +418,13 @@ async fn wait(
                 let status = status.context("waiting for the command")?;
                 let code = status.code().or_else(|| status.signal().map(|s| 128 + s)).unwrap_or(1);
                 return Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)));
+            }
+            came = &mut arriving, if !arrived => {
+                arrived = true;
+                if let Err(why) = came {
+                    eprintln!("sallyport: the command has no way to the proxy: {why:#}");
+                }
+                None
             }
             _ = terminate.recv() => Some(rustix::process::Signal::TERM),
             _ = hangup.recv() => Some(rustix::process::Signal::HUP),

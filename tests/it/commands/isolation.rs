@@ -2,8 +2,11 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
+use std::sync::Arc;
 
+use crate::support::Reply;
 use crate::support::binary::Place;
+use crate::support::upstream::{Setup, Upstream};
 
 const KEY: &str = "sk-proj-isolation-0123456789";
 
@@ -78,6 +81,11 @@ fn as_nobody(script: &str) -> String {
 
 /// The same, started in this directory after it was prepared so.
 fn as_nobody_from(start: &str, prepare: &str, script: &str) -> String {
+    as_nobody_with("", start, prepare, script)
+}
+
+/// The same, with options of `run`.
+fn as_nobody_with(options: &str, start: &str, prepare: &str, script: &str) -> String {
     let dir = tempfile::tempdir().expect("a temporary directory");
     std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).expect("changed");
     // The build directory may be closed to others.
@@ -96,7 +104,8 @@ fn as_nobody_from(start: &str, prepare: &str, script: &str) -> String {
         command
     };
     assert!(as_user().arg("init").output().expect("it runs").status.success());
-    let wrapped = format!("{prepare} cd \"$0\" && exec \"$1\" run -- sh -c '{}'", script.replace('\'', r"'\''"));
+    let wrapped =
+        format!("{prepare} cd \"$0\" && exec \"$1\" run {options} -- sh -c '{}'", script.replace('\'', r"'\''"));
     let mut command = Command::new("sh");
     if rustix::process::geteuid().is_root() {
         command = Command::new("setpriv");
@@ -197,4 +206,69 @@ fn key_goes_to_the_address_that_its_variable_names_and_nowhere_else() {
     let (out, err) = run(&[("QDRANT_API_KEY", KEY), ("QDRANT_URL", "http://localhost:6333")], false);
     assert!(out.contains(&format!("QDRANT_API_KEY={KEY}")), "what is on this machine is reached without the proxy");
     assert!(err.contains("passed on as they are") && err.contains("QDRANT_API_KEY"), "{err}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn command_in_a_network_of_its_own_reaches_the_proxy_and_nothing_else() {
+    let setup = Setup { host: "api.openai.com".to_owned(), ..Setup::default() };
+    let upstream = Upstream::start(&setup, Arc::new(|_| Reply::text("from the service"))).await;
+    let trap = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let door = tempfile::tempdir().expect("a temporary directory");
+    let everybody = |path: &std::path::Path| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777)).expect("changed");
+    };
+    let runtime = door.path().join("runtime");
+    std::fs::create_dir(&runtime).expect("made");
+    let daemon = std::os::unix::net::UnixListener::bind(runtime.join("bus")).expect("a socket");
+    let ca = door.path().join("ca.pem");
+    std::fs::write(&ca, &upstream.ca_pem).expect("written");
+    everybody(door.path());
+    everybody(&runtime);
+    everybody(&runtime.join("bus"));
+    let outside = trap.local_addr().expect("an address");
+    let script = format!(
+        "curl -sS -H \"Authorization: Bearer $OPENAI_API_KEY\" https://api.openai.com/v1/models && echo; \
+         curl -sS -m 5 --noproxy \"*\" http://{outside}/ || echo direct: $?; \
+         curl -sS -m 5 --noproxy \"*\" http://192.0.2.1/ || echo away: $?; \
+         curl -sS -m 5 --noproxy \"*\" -k https://{} || echo upstream: $?; \
+         curl -sS -m 5 --noproxy \"\" http://{outside}/ -x $HTTPS_PROXY; echo; \
+         curl -sS -m 5 --unix-socket {}/bus http://x/ || echo bus: $?; \
+         ls -d /proc/[0-9]* | wc -l; cat /proc/*/environ 2>/dev/null | tr \"\\0\" \"\\n\" | grep -c sk-proj-iso; \
+         ls -A data | wc -l",
+        upstream.addr,
+        runtime.display()
+    );
+    let options = format!("--isolate --extra-ca {} --resolve api.openai.com:443={}", ca.display(), upstream.addr);
+    let prepare = format!("export XDG_RUNTIME_DIR={};", runtime.display());
+    let text = tokio::task::spawn_blocking(move || as_nobody_with(&options, ".", &prepare, &script));
+    let text = text.await.expect("joined");
+    assert!(text.contains("from the service"), "the proxy works: {text}");
+    assert_eq!(upstream.only().header("authorization"), format!("Bearer {KEY}"));
+    for what in ["direct: 7", "away: 7", "upstream: 7"] {
+        assert!(text.contains(what), "nothing answers, and nothing is waited for ({what}): {text}");
+    }
+    assert!(text.contains("destination_blocked"), "the proxy doesn't lead to this machine either: {text}");
+    assert!(text.contains("bus: "), "daemons that act for others are covered: {text}");
+    let numbers: Vec<usize> = text.lines().filter_map(|l| l.trim().parse().ok()).collect();
+    assert!(numbers[0] < 12 && numbers[1..] == [0, 0], "processes, keys in environments, files: {text}");
+    trap.set_nonblocking(true).expect("set");
+    daemon.set_nonblocking(true).expect("set");
+    assert!(trap.accept().is_err() && daemon.accept().is_err(), "nothing came outside of the network");
+    assert_eq!(upstream.connections(), 1, "but by the proxy");
+}
+
+#[test]
+fn command_is_not_run_where_it_can_not_have_a_network_of_its_own() {
+    let place = Place::new();
+    let refused = |command: &mut Command| {
+        let output = command.output().expect("it runs");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && output.stdout.is_empty(), "{said}");
+        assert!(said.contains("can't be given a network of its own") && said.contains("Nothing was run"), "{said}");
+        said
+    };
+    if rustix::process::geteuid().is_root() {
+        let said = refused(&mut place.command(&["run", "--isolate", "--", "echo", "ran"]));
+        assert!(said.contains("runs as root"), "{said}");
+    }
 }
