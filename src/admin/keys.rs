@@ -113,7 +113,10 @@ pub(super) struct New {
     /// Host patterns such as `api.example.com` or `*.example.com:8443`; instead of the provider's.
     #[schema(max_items = 100)]
     hosts: Option<Vec<String>>,
-    /// `bearer`, `header:NAME`, `basic:user`, `basic:password`; instead of the provider's.
+    /// `bearer`; `header:NAME`, or `header:NAME=TEXT {}` with other text around it; `basic:user`,
+    /// `basic:password`, or `basic={}` for the whole pair; `query:NAME`; `path:/START{}`; `cookie:NAME`.
+    /// `{}` stands for the key, `*` in a header for any text and in a path for one segment. Instead of
+    /// the provider's.
     #[schema(max_items = 20)]
     slots: Option<Vec<String>>,
     /// The address of an installation of one's own, such as `https://gitlab.example.com`: the key goes

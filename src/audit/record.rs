@@ -236,7 +236,10 @@ impl<'a> Line<'a> {
         self.text("scheme", i.scheme.as_str());
         self.shown("authority", i.authority);
         self.text("path", i.path);
-        self.shown("slot", i.slot);
+        match i.slot {
+            Slot::Bearer | Slot::Header(_) | Slot::BasicUser | Slot::BasicPassword => self.shown("slot", i.slot),
+            named => self.text("slot", &named.to_string()),
+        }
         self.text("policy", i.policy.as_str());
         self.text("rule", i.rule);
         self.hex("policies", &i.policy_digest[..8]);

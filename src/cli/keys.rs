@@ -89,7 +89,8 @@ pub struct Add {
     /// Where it may go: api.example.com, *.example.com:8443; repeat for several
     #[arg(long = "host", value_name = "PATTERN")]
     hosts: Vec<String>,
-    /// In which place it may be put: bearer, header:NAME, basic:user, basic:password; repeat for several
+    /// In which place it may be put, such as bearer, header:x-api-key, 'header:authorization=Bot {}',
+    /// basic:user, basic:password, query:key, path:/bot{}, cookie:NAME; repeat for several
     #[arg(long = "slot", value_name = "SLOT")]
     slots: Vec<String>,
     /// What its value is: `secret` is put in as it is; `basic` is the document {"user": ..., "password": ...}

@@ -13,12 +13,14 @@ mod kind;
 mod name;
 mod near;
 mod secret;
+mod slot;
+mod template;
 mod token;
 
 pub use authority::{Authority, AuthorityError, Host, HostPattern, HostPatternError, Scheme};
 pub use base::{BaseUrl, BaseUrlError};
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp};
-pub use destination::{Cleartext, Destination, Slot, SlotError};
+pub use destination::{Cleartext, Destination};
 pub use ids::{
     ExchangeId, GrantId, IdError, KeyId, OrgId, PrincipalId, ProjectId, RequestId, SessionId, TokenId, ToolId,
 };
@@ -26,4 +28,6 @@ pub use kind::{KeyKind, KeyKindError};
 pub use name::{Environment, Name, NameError};
 pub use near::nearest;
 pub use secret::Secret;
+pub use slot::{FieldName, Pointer, Slot, SlotError};
+pub use template::{PathTemplate, Template};
 pub use token::{ProxyToken, SessionSecret, TokenError, TokenForm, TokenHash, TokenShape};

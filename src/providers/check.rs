@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
-use http::header::{ACCEPT, AUTHORIZATION, HOST, USER_AGENT};
+use http::header::{ACCEPT, AUTHORIZATION, COOKIE, HOST, USER_AGENT};
 use http::{HeaderName, HeaderValue, Method, Request};
 use serde::Deserialize;
 
@@ -131,9 +131,13 @@ impl Check {
             Scheme::Http => 80,
         };
         let host = if authority.port == default { authority.host.to_string() } else { authority.to_string() };
+        let query = match slot {
+            Slot::Query(name) => format!("{}{name}={token}", if self.path.contains('?') { '&' } else { '?' }),
+            _ => String::new(),
+        };
         let mut request = Request::builder()
             .method(self.method.clone())
-            .uri(format!("{scheme}://{host}{}{}", to.path, self.path))
+            .uri(format!("{scheme}://{host}{}{}{query}", to.path, self.path))
             .header(HOST, host)
             .header(USER_AGENT, concat!("sallyport/", env!("CARGO_PKG_VERSION")));
         if !self.headers.iter().any(|(name, _)| name == ACCEPT) {
@@ -148,6 +152,11 @@ impl Check {
             Slot::Header(name) => (name.clone(), token.to_owned()),
             Slot::BasicUser => (AUTHORIZATION, basic(format!("{token}:{}", self.user))),
             Slot::BasicPassword => (AUTHORIZATION, basic(format!("{}:{token}", self.user))),
+            Slot::HeaderPart(name, template) => (name.clone(), template.with(token)?),
+            Slot::BasicPart(template) => (AUTHORIZATION, basic(template.with(token)?)),
+            Slot::Cookie(name) => (COOKIE, format!("{name}={token}")),
+            Slot::Query(_) => return request.body(self.body.clone()).ok(),
+            Slot::Path(_) | Slot::Form(_) | Slot::Json(_) | Slot::Multipart(_) => return None,
         };
         request.header(name, value).body(self.body.clone()).ok()
     }

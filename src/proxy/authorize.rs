@@ -118,8 +118,14 @@ fn granted<'a>(ask: &'a Question<'_>) -> impl Iterator<Item = (&'a LiveSession, 
         ask.bound
             .iter()
             .filter(move |key| key.org == session.org && session.may_use(key.id))
-            .filter_map(move |key| Some((session.as_ref(), key, key.destination.slots.first()?)))
+            .filter_map(move |key| Some((session.as_ref(), key, slot_to_fill(key)?)))
     })
+}
+
+/// The first slot that can be filled where no token stands; else the first.
+fn slot_to_fill(key: &Key) -> Option<&Slot> {
+    let slots = &key.destination.slots;
+    slots.iter().find(|slot| slot.can_be_filled()).or_else(|| slots.first())
 }
 
 /// A request to a bound host with nothing in any slot, as git sends it first. It goes on without a
@@ -135,7 +141,7 @@ fn empty(policies: &PolicySet, ask: &Question<'_>) -> Result<Authorized, Rejecti
     }
     for (session, key, slot) in granted(ask) {
         let facts = facts(ask, session, key, slot);
-        if let Some(filled) = fill(policies, ask, &facts, key, slot) {
+        if let Some(filled) = fill(policies, ask, &facts, key, slot)? {
             return Ok(filled);
         }
         match policies.decide(&facts) {
@@ -191,7 +197,7 @@ fn foreign(policies: &PolicySet, ask: &Question<'_>) -> Result<Authorized, Rejec
         {
             return Ok(Authorized::Plain);
         }
-        if let Some(filled) = fill(policies, ask, &facts, key, slot) {
+        if let Some(filled) = fill(policies, ask, &facts, key, slot)? {
             return Ok(filled);
         }
     }
@@ -206,13 +212,17 @@ fn fill(
     facts: &Facts<'_>,
     key: &Arc<Key>,
     slot: &Slot,
-) -> Option<Authorized> {
+) -> Result<Option<Authorized>, Rejection> {
     if ask.mode == Mode::Gateway {
-        return None;
+        return Ok(None);
     }
     match policies.decide_without_token(facts, ask.from_browser) {
-        WithoutToken::Inject(permit) => Some(Authorized::Fill(Box::new((Arc::clone(key), slot.clone(), permit)))),
-        _ => None,
+        WithoutToken::Inject(_) if !slot.can_be_filled() => Err(Rejection::new(
+            Code::CredentialUnregistered,
+            format!("a policy injects key {} where no token stands, and its slot {slot} can't be filled", key.name),
+        )),
+        WithoutToken::Inject(permit) => Ok(Some(Authorized::Fill(Box::new((Arc::clone(key), slot.clone(), permit))))),
+        _ => Ok(None),
     }
 }
 

@@ -16,6 +16,7 @@ use super::reject::{Fault, Rejection};
 use super::running::{Draining, Running};
 use super::scrub::PatternSet;
 use super::settings::Settings;
+use super::slots::Places;
 use super::tunnel::Tunnel;
 use crate::audit::{self, Asker};
 use crate::credential;
@@ -102,6 +103,7 @@ pub struct Core {
 /// The keys that concern a host, as of one generation of the keys.
 pub struct Bound {
     of: KeysOf,
+    places: Places,
     patterns: OnceCell<Arc<PatternSet>>,
 }
 
@@ -114,6 +116,11 @@ impl Bound {
     /// The keys that a reply may carry back.
     pub fn named(&self) -> &[Arc<Key>] {
         &self.of.named
+    }
+
+    /// Where, beside headers, those may stand.
+    pub fn places(&self) -> &Places {
+        &self.places
     }
 
     /// Whether replies may carry a key back: one names the host, on whatever port.
@@ -178,7 +185,8 @@ impl Core {
             return Rc::clone(bound);
         }
         let of = self.shared.registry.keys_of(scheme, authority);
-        let bound = Rc::new(Bound { of, patterns: OnceCell::new() });
+        let places = Places::of(&of.bound);
+        let bound = Rc::new(Bound { of, places, patterns: OnceCell::new() });
         let mut cache = self.bound.borrow_mut();
         if cache.len() >= BOUND_HOSTS {
             cache.clear();

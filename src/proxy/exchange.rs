@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 use super::account::Account;
 use super::authorize::{self, Authorized, Question};
 use super::core::Core;
-use super::identify::{self, Identified};
+use super::identify::{self, Finder, Found, Identified};
 use super::reject::{Code, Rejection};
 use super::relay::{self, Reply};
 use super::running::Run;
@@ -72,10 +72,20 @@ async fn run(
     let bound = core.bound(target.scheme, &target.authority);
     let now = shared.clock.now();
     let searching = Instant::now();
-    let identified =
-        identify::identify(request.headers(), &shared.registry, bound.keys(), &target, session.as_ref(), now);
+    let finder = Finder {
+        registry: &shared.registry,
+        bound: bound.keys(),
+        places: bound.places(),
+        target: &target,
+        session: session.as_ref(),
+        now,
+    };
+    if !bound.places().cookies.is_empty() && request.version() == Version::HTTP_2 {
+        upstream::join_cookies(request.headers_mut());
+    }
+    let identified = finder.head(request.headers());
     if identified.is_err()
-        && let Some(token) = identify::first_known(request.headers(), &shared.registry)
+        && let Some(token) = identify::first_known(request.headers(), &target, &shared.registry)
     {
         account.of_token(&token);
     }
@@ -111,7 +121,8 @@ async fn run(
 
     // What is sent is what was decided on.
     step!(forward::fit(request.headers_mut(), &target, search.back()));
-    if identified.found.iter().any(|found| !request.headers().contains_key(found.slot.header())) {
+    let arrives = |name: &HeaderName| request.headers().contains_key(name);
+    if !identified.found.iter().filter_map(Found::header).all(arrives) {
         step!(Err(Rejection::new(Code::BadRequest, "the Connection header names a field that must arrive")));
     }
     let version = request.version();
@@ -162,6 +173,7 @@ async fn run(
             Err((upstream::Error::Closed { written: false }, Some(back))) if attempt < TRIES => {
                 request = back;
                 account.abandon();
+                *request.uri_mut() = http::Uri::from(target.path_and_query.clone());
                 for (name, value) in &originals {
                     request.headers_mut().insert(name.clone(), value.clone());
                 }
@@ -229,8 +241,8 @@ async fn guard<F: Future>(run: Option<&Run>, future: F) -> Result<F::Output, Rej
 
 /// The slots' headers with the tokens in them, for another try.
 fn slots_as_they_came<B>(request: &Request<B>, identified: &Identified) -> Vec<(HeaderName, HeaderValue)> {
-    let value = |name: &HeaderName| request.headers().get(name).cloned();
-    identified.found.iter().filter_map(|f| Some((f.slot.header().clone(), value(f.slot.header())?))).collect()
+    let header = |name: &HeaderName| Some((name.clone(), request.headers().get(name)?.clone()));
+    identified.found.iter().filter_map(Found::header).filter_map(header).collect()
 }
 
 /// What the upstream's failure means to the agent.

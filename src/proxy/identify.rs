@@ -1,21 +1,25 @@
 //! Finds proxy tokens in a request: token -> session, grant, key; and tells what else stands where
 //! a credential belongs.
 //!
-//! A token counts only in a credential slot: `Authorization`, or a header that some key names as
-//! its slot. Anywhere else it is inert text (a chat transcript may quote one): it is forwarded as
-//! it is, and counted as far as the request's head goes; bodies aren't searched. Several tokens in one request are all permitted, or the request is refused.
+//! A token counts only in a credential slot: `Authorization`, a header that some key names as its
+//! slot, or another place that a key of this host names. Anywhere else it is inert text (a chat
+//! transcript may quote one): it is forwarded as it is, and counted as far as the request's head goes.
+//! Several tokens in one request are all permitted, or the request is refused.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use http::header::AUTHORIZATION;
+use http::header::{AUTHORIZATION, COOKIE};
 use http::{HeaderMap, HeaderName};
 
 use super::reject::{Code, Rejection};
+use super::slots::{Places, Spot, cookie, pairs};
 use super::target::Target;
 use crate::model::{Scheme, Slot, Timestamp, TokenHash};
+use crate::policy::path;
 use crate::session::live::{LiveSession, LiveToken};
 use crate::session::registry::Registry;
 use crate::vault::key::Key;
@@ -28,15 +32,26 @@ pub struct Found {
     pub key: Arc<Key>,
     /// Where it stands.
     pub slot: Slot,
-    /// Which bytes of the header's value (of the decoded pair, inside Basic) are swapped: the token
-    /// with its shape.
+    /// Which bytes are swapped, the token with its shape: of the header's value, of the decoded pair
+    /// inside Basic, of the query, of the path.
     pub range: Range<usize>,
+}
+
+impl Found {
+    /// The header that holds the token, if it is one.
+    pub fn header(&self) -> Option<&HeaderName> {
+        match &self.slot {
+            Slot::Cookie(_) => Some(&COOKIE),
+            slot => slot.header(),
+        }
+    }
 }
 
 /// What the request holds by way of credentials.
 #[derive(Default)]
 pub struct Identified {
-    /// Tokens to swap.
+    /// Tokens to swap. Of those that share a text, the last in it comes first, so that a swap leaves
+    /// the other ranges as they are.
     pub found: Vec<Found>,
     /// Whether a credential slot of this host holds something that is no token of ours.
     pub foreign: bool,
@@ -45,93 +60,57 @@ pub struct Identified {
     pub inert: u32,
 }
 
-impl Identified {
-    fn inert(&mut self, registry: &Registry, hash: &TokenHash) {
-        self.inert += 1;
-        if let Some(token) = registry.token(hash) {
-            token.note_inert();
-        }
-    }
-}
-
-/// Looks through the headers, and for inert tokens through the path and the query too.
-///
-/// # Errors
-/// A token stands in a credential slot but is unknown, over, another session's, or not for this
-/// host or slot.
-pub fn identify(
-    headers: &HeaderMap,
-    registry: &Registry,
-    bound: &[Arc<Key>],
-    target: &Target,
-    session: Option<&Arc<LiveSession>>,
-    now: Timestamp,
-) -> Result<Identified, Rejection> {
-    let mut all = Identified::default();
-    let mut authorizations = 0;
-    let slot_headers = registry.slot_headers();
-    for (name, value) in headers {
-        let Some((slot, token)) = locate(name, value.as_bytes()) else {
-            all.foreign |= bound.iter().any(|key| key.destination.slots.iter().any(|slot| slot.header() == name));
-            continue;
-        };
-        if name != AUTHORIZATION && !slot_headers.contains(name) {
-            all.inert(registry, &token.hash);
-            continue;
-        }
-        authorizations += u32::from(name == AUTHORIZATION);
-        all.found.push(resolve(registry, bound, slot, token, target, session, now)?);
-    }
-    for text in [Some(target.path()), target.path_and_query.query()].into_iter().flatten() {
-        if let Some((_, hash)) = TokenHash::find(text.as_bytes()) {
-            all.inert(registry, &hash);
-        }
-    }
-    if authorizations > 0 && headers.get_all(AUTHORIZATION).iter().count() > 1 {
-        return Err(Rejection::new(Code::BadRequest, "more than one Authorization header"));
-    }
-    for (at, one) in all.found.iter().enumerate() {
-        if all.found[..at].iter().any(|other| other.token.session.id != one.token.session.id) {
-            return Err(Rejection::new(Code::TokenMisplaced, "the request holds tokens of different sessions"));
-        }
-        if headers.get_all(one.slot.header()).iter().count() > 1 {
-            return Err(Rejection::new(Code::BadRequest, format!("more than one {} header", one.slot.header())));
-        }
-    }
-    Ok(all)
+/// What a request's credentials are looked for with.
+pub struct Finder<'a> {
+    /// The live view.
+    pub registry: &'a Registry,
+    /// The keys bound to the host.
+    pub bound: &'a [Arc<Key>],
+    /// Where they may stand beside headers.
+    pub places: &'a Places,
+    /// Where the request goes.
+    pub target: &'a Target,
+    /// Whose proxy credentials came with it.
+    pub session: Option<&'a Arc<LiveSession>>,
+    /// The time.
+    pub now: Timestamp,
 }
 
 /// The first token that is known here, whether or not it may be used: who asked for what is refused.
-pub fn first_known(headers: &HeaderMap, registry: &Registry) -> Option<Arc<LiveToken>> {
-    headers.iter().find_map(|(name, value)| registry.token(&locate(name, value.as_bytes())?.1.hash))
+pub fn first_known(headers: &HeaderMap, target: &Target, registry: &Registry) -> Option<Arc<LiveToken>> {
+    let mut in_headers = headers.iter().filter_map(|(name, value)| Some(locate(name, value.as_bytes())?.hash));
+    let whole = target.path_and_query.as_str();
+    in_headers.find_map(|hash| registry.token(&hash)).or_else(|| registry.token(&TokenHash::find(whole.as_bytes())?.1))
 }
 
 /// A token's place in a header's value and its hash.
-struct Located {
+struct Located<'a> {
     hash: TokenHash,
     /// Of the token itself, from `spt_` on.
     core: Range<usize>,
     /// The text in which `core` counts: the value, or the decoded Basic pair.
-    text: Vec<u8>,
+    text: Cow<'a, [u8]>,
+    /// The slot that it stands in by itself, whether or not its key names it.
+    slot: Slot,
 }
 
 /// The first token of the value and the slot in which it stands.
-fn locate(name: &HeaderName, value: &[u8]) -> Option<(Slot, Located)> {
+fn locate<'a>(name: &HeaderName, value: &'a [u8]) -> Option<Located<'a>> {
     if name == AUTHORIZATION
         && let Some(pair) = strip_scheme(value, b"basic ")
+        && let Ok(text) = BASE64.decode(pair.trim_ascii())
     {
-        let text = BASE64.decode(pair.trim_ascii()).ok()?;
         let (core, hash) = TokenHash::find(&text)?;
         let colon = memchr::memchr(b':', &text).unwrap_or(text.len());
         let slot = if core.end <= colon { Slot::BasicUser } else { Slot::BasicPassword };
-        return Some((slot, Located { hash, core, text }));
+        return Some(Located { hash, core, text: text.into(), slot });
     }
     let (core, hash) = TokenHash::find(value)?;
     let slot = match name == AUTHORIZATION {
         true if strip_scheme(value, b"bearer ").is_some() || strip_scheme(value, b"token ").is_some() => Slot::Bearer,
         _ => Slot::Header(name.clone()),
     };
-    Some((slot, Located { hash, core, text: value.to_vec() }))
+    Some(Located { hash, core, text: value.into(), slot })
 }
 
 /// What follows an authentication scheme, whose name is compared without case (RFC 9110 11.1).
@@ -140,43 +119,204 @@ pub fn strip_scheme<'a>(value: &'a [u8], scheme: &[u8]) -> Option<&'a [u8]> {
     head.eq_ignore_ascii_case(scheme).then_some(rest)
 }
 
-fn resolve(
-    registry: &Registry,
-    bound: &[Arc<Key>],
-    slot: Slot,
-    at: Located,
-    target: &Target,
-    session: Option<&Arc<LiveSession>>,
-    now: Timestamp,
-) -> Result<Found, Rejection> {
-    let token = registry
-        .token(&at.hash)
-        .ok_or_else(|| Rejection::new(Code::TokenUnknown, "a credential slot holds a token that is not known here"))?;
-    if session.is_some_and(|session| session.id != token.session.id) {
-        return Err(Rejection::new(
-            Code::TokenMisplaced,
-            "the token belongs to another session than the proxy credentials",
-        ));
+impl Finder<'_> {
+    /// Looks through a request's headers, path and query.
+    ///
+    /// # Errors
+    /// A token stands in a credential slot but is unknown, over, another session's, or not for this
+    /// host or slot.
+    pub fn head(&self, headers: &HeaderMap) -> Result<Identified, Rejection> {
+        let mut all = Identified::default();
+        let mut authorizations = 0;
+        let slot_headers = self.registry.slot_headers();
+        for (name, value) in headers {
+            if name == COOKIE && !self.places.cookies.is_empty() {
+                self.cookies(&mut all, headers, value.as_bytes())?;
+                continue;
+            }
+            let Some(at) = locate(name, value.as_bytes()) else {
+                let holds = |slot: &Slot| could_hold(slot, name, value.as_bytes());
+                all.foreign |= self.bound.iter().any(|key| key.destination.slots.iter().any(holds));
+                continue;
+            };
+            if name != AUTHORIZATION && !slot_headers.contains(name) {
+                self.inert(&mut all, &at.hash);
+                continue;
+            }
+            authorizations += u32::from(name == AUTHORIZATION);
+            all.found.push(self.in_header(name, at)?);
+        }
+        self.query(&mut all)?;
+        self.path(&mut all)?;
+        if authorizations > 0 && headers.get_all(AUTHORIZATION).iter().count() > 1 {
+            return Err(Rejection::new(Code::BadRequest, "more than one Authorization header"));
+        }
+        for one in all.found.iter().filter_map(|found| found.slot.header()) {
+            if headers.get_all(one).iter().count() > 1 {
+                return Err(Rejection::new(Code::BadRequest, format!("more than one {one} header")));
+            }
+        }
+        self.one_session(&all)?;
+        Ok(all)
     }
-    if let Some(ended) = token.ended(now) {
-        return Err(ended.into());
+
+    /// All tokens that are swapped are of one session.
+    fn one_session(&self, all: &Identified) -> Result<(), Rejection> {
+        let mut sessions = all.found.iter().map(|found| found.token.session.id);
+        let first = sessions.next();
+        match sessions.all(|session| Some(session) == first) {
+            true => Ok(()),
+            false => Err(Rejection::new(Code::TokenMisplaced, "the request holds tokens of different sessions")),
+        }
     }
-    // The key as it was when the host's keys were looked up: the reply is searched for that version.
-    let Some(key) = bound.iter().find(|key| key.id == token.key_id).map(Arc::clone) else {
-        return Err(unbound(&token, target));
-    };
-    if !key.destination.slots.contains(&slot) {
-        return Err(Rejection::new(Code::TokenMisplaced, format!("{slot} is not a slot of key {}", key.name)));
+
+    fn inert(&self, all: &mut Identified, hash: &TokenHash) {
+        all.inert += 1;
+        if let Some(token) = self.registry.token(hash) {
+            token.note_inert();
+        }
     }
-    let (prefix, suffix) = (key.shape.prefix.as_bytes(), key.shape.suffix.as_bytes());
-    let whole = at.core.start.checked_sub(prefix.len()).map(|start| start..at.core.end + suffix.len());
-    let fits =
-        |range: &Range<usize>| at.text.get(range.clone()).is_some_and(|t| t.starts_with(prefix) && t.ends_with(suffix));
-    let range = whole.filter(fits).unwrap_or(at.core);
-    if !alone(&slot, &at.text, &range) {
-        return Err(Rejection::new(Code::TokenMisplaced, "the token is part of a longer text in its slot"));
+
+    /// Counts a token of this text that is not among those from `first` on, which are swapped in it.
+    fn elsewhere(&self, all: &mut Identified, text: &[u8], first: usize) {
+        let mut at = 0;
+        while let Some((core, hash)) = TokenHash::find(&text[at..]) {
+            let core = at + core.start..at + core.end;
+            at = core.end;
+            let swapped = |found: &Found| found.range.start <= core.start && core.end <= found.range.end;
+            if !all.found[first..].iter().any(swapped) {
+                return self.inert(all, &hash);
+            }
+        }
     }
-    Ok(Found { token, key, slot, range })
+
+    fn in_header(&self, name: &HeaderName, at: Located<'_>) -> Result<Found, Rejection> {
+        let (token, key) = self.follow(&at.hash)?;
+        let range = with_shape(&key, &at.text, at.core);
+        let here = |slot: &&Slot| slot.header() == Some(name) && slot.is_basic() == at.slot.is_basic();
+        let named = || key.destination.slots.iter().filter(here);
+        match named().find(|slot| alone(slot, &at.text, &range)) {
+            Some(slot) => Ok(Found { token, slot: slot.clone(), key, range }),
+            None if named().any(|slot| *slot == at.slot) => Err(part_of_more()),
+            None => Err(not_a_slot(&at.slot, &key)),
+        }
+    }
+
+    fn cookies(&self, all: &mut Identified, headers: &HeaderMap, text: &[u8]) -> Result<(), Rejection> {
+        let first = all.found.len();
+        self.named(all, text, cookie::spots(text, &self.places.cookies))?;
+        if all.found.len() > first && headers.get_all(COOKIE).iter().count() > 1 {
+            return Err(Rejection::new(Code::BadRequest, "more than one Cookie header"));
+        }
+        self.elsewhere(all, text, first);
+        Ok(())
+    }
+
+    fn query(&self, all: &mut Identified) -> Result<(), Rejection> {
+        let Some(query) = self.target.path_and_query.query() else { return Ok(()) };
+        let first = all.found.len();
+        if !self.places.query.is_empty() {
+            self.named(all, query.as_bytes(), pairs::spots(query.as_bytes(), &self.places.query, Slot::Query))?;
+        }
+        self.elsewhere(all, query.as_bytes(), first);
+        Ok(())
+    }
+
+    fn path(&self, all: &mut Identified) -> Result<(), Rejection> {
+        let (path, first) = (self.target.path(), all.found.len());
+        let mut holes = self.places.paths.iter().filter_map(|template| template.hole(path)).peekable();
+        if holes.peek().is_some() {
+            match TokenHash::find(path.as_bytes()) {
+                Some((core, hash)) if holes.any(|hole| hole.start <= core.start && core.end <= hole.end) => {
+                    all.found.push(self.in_path(path, core, &hash)?);
+                }
+                // Beside a token it may as well be a path that only looks alike.
+                _ => all.foreign |= all.found.is_empty(),
+            }
+        }
+        self.elsewhere(all, path.as_bytes(), first);
+        Ok(())
+    }
+
+    fn in_path(&self, whole: &str, core: Range<usize>, hash: &TokenHash) -> Result<Found, Rejection> {
+        let (token, key) = self.follow(hash)?;
+        let range = with_shape(&key, whole.as_bytes(), core);
+        let mut named = key.destination.slots.iter().filter_map(|slot| match slot {
+            Slot::Path(template) => Some((slot, template.hole(whole)?)),
+            _ => None,
+        });
+        let Some((slot, _)) = named.find(|(_, hole)| *hole == range) else {
+            let why = format!("the token isn't where key {} has it in a path", key.name);
+            return Err(Rejection::new(Code::TokenMisplaced, why));
+        };
+        // The segment's place counts from the path's beginning, so two servers have to count alike.
+        if let Err(why) = path::normal(whole) {
+            return Err(Rejection::new(Code::BadRequest, format!("{why}, so no key is put into it")));
+        }
+        Ok(Found { token, slot: slot.clone(), key, range })
+    }
+
+    /// Takes in the slots with a name that are in a text.
+    fn named(&self, all: &mut Identified, text: &[u8], spots: Vec<Spot>) -> Result<(), Rejection> {
+        let token = |spot: &Spot| TokenHash::find(&text[spot.range.clone()]);
+        for (n, spot) in spots.iter().enumerate().rev() {
+            let Some((core, hash)) = token(spot) else {
+                all.foreign = true;
+                continue;
+            };
+            if spots.iter().enumerate().any(|(other, s)| other != n && s.slot == spot.slot) {
+                return Err(Rejection::new(Code::BadRequest, format!("the request has {} more than once", spot.slot)));
+            }
+            let (token, key) = self.follow(&hash)?;
+            if !key.destination.slots.contains(&spot.slot) {
+                return Err(not_a_slot(&spot.slot, &key));
+            }
+            let range = with_shape(&key, text, spot.range.start + core.start..spot.range.start + core.end);
+            if range != spot.range {
+                return Err(part_of_more());
+            }
+            all.found.push(Found { token, key, slot: spot.slot.clone(), range });
+        }
+        Ok(())
+    }
+
+    /// From a token in a credential slot to its key, if it may be used here and now.
+    fn follow(&self, hash: &TokenHash) -> Result<(Arc<LiveToken>, Arc<Key>), Rejection> {
+        let strange = || Rejection::new(Code::TokenUnknown, "a credential slot holds a token that is not known here");
+        let token = self.registry.token(hash).ok_or_else(strange)?;
+        if self.session.is_some_and(|session| session.id != token.session.id) {
+            return Err(Rejection::new(
+                Code::TokenMisplaced,
+                "the token belongs to another session than the proxy credentials",
+            ));
+        }
+        if let Some(ended) = token.ended(self.now) {
+            return Err(ended.into());
+        }
+        // The key as it was when the host's keys were looked up: the reply is searched for that version.
+        match self.bound.iter().find(|key| key.id == token.key_id).map(Arc::clone) {
+            Some(key) => Ok((token, key)),
+            None => Err(unbound(&token, self.target)),
+        }
+    }
+}
+
+/// Whether a credential that is no token could stand in this slot, in a header with this value.
+fn could_hold(slot: &Slot, name: &HeaderName, value: &[u8]) -> bool {
+    slot.header() == Some(name)
+        && match slot {
+            // `Authorization` holds nothing but credentials.
+            Slot::HeaderPart(_, template) => name == AUTHORIZATION || template.could_be(value),
+            _ => true,
+        }
+}
+
+fn not_a_slot(slot: &Slot, key: &Key) -> Rejection {
+    Rejection::new(Code::TokenMisplaced, format!("{slot} is not a slot of key {}", key.name))
+}
+
+fn part_of_more() -> Rejection {
+    Rejection::new(Code::TokenMisplaced, "the token is part of a longer text in its slot")
 }
 
 fn unbound(token: &LiveToken, target: &Target) -> Rejection {
@@ -189,9 +329,19 @@ fn unbound(token: &LiveToken, target: &Target) -> Rejection {
     Rejection::new(Code::HostNotAllowed, why)
 }
 
-/// Whether nothing but the token stands in the slot.
+/// The token with its key's shape around it, if that is there.
+fn with_shape(key: &Key, text: &[u8], core: Range<usize>) -> Range<usize> {
+    let (prefix, suffix) = (key.shape.prefix.as_bytes(), key.shape.suffix.as_bytes());
+    let whole = core.start.checked_sub(prefix.len()).map(|start| start..core.end + suffix.len());
+    let fits =
+        |range: &Range<usize>| text.get(range.clone()).is_some_and(|t| t.starts_with(prefix) && t.ends_with(suffix));
+    whole.filter(fits).unwrap_or(core)
+}
+
+/// Whether the token stands in the slot as it has to: alone, or in the text that the slot names.
 fn alone(slot: &Slot, text: &[u8], range: &Range<usize>) -> bool {
-    let (before, after) = (&text[..range.start], text[range.end..].trim_ascii());
+    let (before, whole_after) = (&text[..range.start], &text[range.end..]);
+    let after = whole_after.trim_ascii();
     match slot {
         Slot::Bearer => {
             before.iter().filter(|b| **b == b' ').count() >= 1 && before.ends_with(b" ") && {
@@ -200,9 +350,12 @@ fn alone(slot: &Slot, text: &[u8], range: &Range<usize>) -> bool {
             }
         }
         Slot::Header(_) => before.trim_ascii().is_empty() && after.is_empty(),
+        Slot::HeaderPart(_, template) => template.fits(before, after),
+        Slot::BasicPart(template) => template.fits(before, whole_after),
         Slot::BasicUser => before.is_empty() && (after.is_empty() || after.starts_with(b":")),
         Slot::BasicPassword => {
             before.iter().filter(|b| **b == b':').count() == 1 && before.ends_with(b":") && after.is_empty()
         }
+        _ => false,
     }
 }

@@ -1,14 +1,18 @@
-//! Swaps an opened key into its slot.
+//! Swaps an opened key into its slot, in the encoding of the place.
+
+use std::ops::Range;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
-use http::header::AUTHORIZATION;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::header::COOKIE;
+use http::uri::PathAndQuery;
+use http::{HeaderName, HeaderValue, Request, Uri};
 use zeroize::Zeroizing;
 
 use super::identify::{Found, strip_scheme};
 use super::reject::{Code, Rejection};
+use super::slots::{cookie, pairs};
 use crate::model::{Secret, Slot};
 
 /// Bytes that are wiped when the last header that shares them is dropped.
@@ -20,84 +24,133 @@ impl AsRef<[u8]> for Wiped {
     }
 }
 
-/// Puts the secret where the token stood. The new value is marked sensitive, so that neither
-/// `Debug` nor HPACK's dynamic table shows it, and its bytes are wiped after the exchange.
+/// Puts the secret where the token stood. A header's new value is marked sensitive, so that neither
+/// `Debug` nor HPACK's dynamic table shows it, and what holds the secret is wiped after the exchange.
 ///
 /// # Errors
-/// The secret can't stand in a header (it holds a control character).
-pub fn inject(headers: &mut HeaderMap, found: &Found, secret: &Secret<Vec<u8>>) -> Result<(), Rejection> {
-    let name = found.slot.header().clone();
-    let old = headers.get(&name).ok_or_else(|| Rejection::new(Code::Internal, "the slot's header is gone"))?;
-    let value = match &found.slot {
-        Slot::Bearer | Slot::Header(_) => spliced(old.as_bytes(), &found.range, secret.expose()),
-        Slot::BasicUser | Slot::BasicPassword => {
-            let pair = strip_scheme(old.as_bytes(), b"basic ").unwrap_or_default();
+/// The secret can't stand in its slot.
+pub fn inject<B>(request: &mut Request<B>, found: &Found, secret: &Secret<Vec<u8>>) -> Result<(), Rejection> {
+    let secret = fit(&found.slot, secret)?;
+    match &found.slot {
+        Slot::Path(_) => {
+            // The characters that a segment may have beside unreserved ones (RFC 3986 section 3.3), but
+            // for the semicolon, at which some servers cut it.
+            let secret = pairs::encoded(secret, b"!$&'()*+,=:@");
+            let path = spliced(request.uri().path().as_bytes(), &found.range, &secret);
+            let query = request.uri().query().map(str::to_owned).map(Zeroizing::new);
+            return target(request, path, query.as_ref().map(|query| query.as_bytes()));
+        }
+        Slot::Query(_) => {
+            let secret = pairs::encoded(secret, b"");
+            let query = spliced(request.uri().query().unwrap_or_default().as_bytes(), &found.range, &secret);
+            let path = Zeroizing::new(request.uri().path().as_bytes().to_vec());
+            return target(request, path, Some(&query));
+        }
+        _ => {}
+    }
+    let gone = || Rejection::new(Code::Internal, "the slot's header is gone");
+    let name = found.header().ok_or_else(gone)?;
+    let old = request.headers().get(name).ok_or_else(gone)?.as_bytes();
+    let value = match found.slot.is_basic() {
+        false => spliced(old, &found.range, secret),
+        true => {
+            let pair = strip_scheme(old, b"basic ").unwrap_or_default();
             let decoded = Zeroizing::new(BASE64.decode(pair.trim_ascii()).unwrap_or_default());
-            let pair = spliced(&decoded, &found.range, secret.expose());
-            let mut value = Zeroizing::new(b"Basic ".to_vec());
-            let encoded = Zeroizing::new(BASE64.encode(&*pair));
-            value.extend_from_slice(encoded.as_bytes());
-            value
+            basic(&spliced(&decoded, &found.range, secret))
         }
     };
-    *headers.entry(name).or_insert(HeaderValue::from_static("")) = header_value(value)?;
-    Ok(())
+    replace(request, name.clone(), value)
 }
 
 /// Puts a computed value in the place of whatever the header held.
 ///
 /// # Errors
 /// The value can't stand in a header.
-pub fn replace(headers: &mut HeaderMap, name: HeaderName, value: Zeroizing<Vec<u8>>) -> Result<(), Rejection> {
-    headers.insert(name, header_value(value)?);
-    Ok(())
-}
-
-/// Puts the secret into an empty slot, for a rule that injects without a token.
-///
-/// # Errors
-/// The secret can't stand in a header.
-pub fn fill(headers: &mut HeaderMap, slot: &Slot, secret: &Secret<Vec<u8>>) -> Result<(), Rejection> {
-    let mut value = Zeroizing::new(Vec::with_capacity(secret.expose().len() + 16));
-    match slot {
-        Slot::Bearer => value.extend_from_slice(b"Bearer "),
-        Slot::BasicUser | Slot::BasicPassword => value.extend_from_slice(b"Basic "),
-        Slot::Header(_) => {}
-    }
-    match slot {
-        Slot::Bearer | Slot::Header(_) => value.extend_from_slice(secret.expose()),
-        Slot::BasicUser | Slot::BasicPassword => {
-            let mut pair = Zeroizing::new(Vec::with_capacity(secret.expose().len() + 16));
-            if *slot == Slot::BasicPassword {
-                pair.extend_from_slice(b"x-access-token:");
-            }
-            pair.extend_from_slice(secret.expose());
-            if *slot == Slot::BasicUser {
-                pair.push(b':');
-            }
-            let encoded = Zeroizing::new(BASE64.encode(&*pair));
-            value.extend_from_slice(encoded.as_bytes());
-        }
-    }
-    let name = match slot {
-        Slot::Header(name) => name.clone(),
-        _ => AUTHORIZATION,
-    };
-    headers.insert(name, header_value(value)?);
-    Ok(())
-}
-
-fn spliced(text: &[u8], range: &std::ops::Range<usize>, secret: &[u8]) -> Zeroizing<Vec<u8>> {
-    let mut value = Zeroizing::new(Vec::with_capacity(text.len() + secret.len()));
-    value.extend_from_slice(&text[..range.start.min(text.len())]);
-    value.extend_from_slice(secret);
-    value.extend_from_slice(text.get(range.end..).unwrap_or_default());
-    value
-}
-
-fn header_value(value: Zeroizing<Vec<u8>>) -> Result<HeaderValue, Rejection> {
+pub fn replace<B>(request: &mut Request<B>, name: HeaderName, value: Zeroizing<Vec<u8>>) -> Result<(), Rejection> {
     let mut value = HeaderValue::from_maybe_shared(Bytes::from_owner(Wiped(value)))
         .map_err(|_| Rejection::new(Code::Internal, "the stored secret holds a character that no header can carry"))?;
     value.set_sensitive(true);
-    Ok(value)
+    request.headers_mut().insert(name, value);
+    Ok(())
+}
+
+/// Puts the secret into an empty slot, or in the place of what stands in it, for a rule that injects
+/// without a token.
+///
+/// # Errors
+/// The secret can't stand in its slot, or the slot is one that only an agent can make.
+pub fn fill<B>(request: &mut Request<B>, slot: &Slot, secret: &Secret<Vec<u8>>) -> Result<(), Rejection> {
+    let secret = fit(slot, secret)?;
+    let open = || Rejection::new(Code::Internal, "the slot can't be filled");
+    let value = match slot {
+        Slot::Bearer => joined(&[b"Bearer ", secret]),
+        Slot::Header(_) => joined(&[secret]),
+        Slot::HeaderPart(_, template) => {
+            let (before, after) = template.around().ok_or_else(open)?;
+            joined(&[before.as_bytes(), secret, after.as_bytes()])
+        }
+        Slot::BasicUser => basic(&joined(&[secret, b":"])),
+        Slot::BasicPassword => basic(&joined(&[b"x-access-token:", secret])),
+        Slot::BasicPart(template) => {
+            let (before, after) = template.around().ok_or_else(open)?;
+            basic(&joined(&[before.as_bytes(), secret, after.as_bytes()]))
+        }
+        Slot::Query(name) => {
+            let path = Zeroizing::new(request.uri().path().as_bytes().to_vec());
+            let old = request.uri().query().unwrap_or_default();
+            let kept = pairs::without(old, name);
+            let separator: &[u8] = if kept.is_empty() { b"" } else { b"&" };
+            let (name, secret) = (name.as_str().as_bytes(), pairs::encoded(secret, b""));
+            return target(request, path, Some(&joined(&[kept.as_bytes(), separator, name, b"=", &secret])));
+        }
+        Slot::Cookie(name) => {
+            let kept = cookie::without(request.headers().get_all(COOKIE).iter().map(HeaderValue::as_bytes), name);
+            let separator: &[u8] = if kept.is_empty() { b"" } else { b"; " };
+            let value = joined(&[&kept, separator, name.as_str().as_bytes(), b"=", secret]);
+            return replace(request, COOKIE, value);
+        }
+        Slot::Path(_) | Slot::Form(_) | Slot::Json(_) | Slot::Multipart(_) => return Err(open()),
+    };
+    replace(request, slot.header().ok_or_else(open)?.clone(), value)
+}
+
+/// The secret, if it can stand in the slot: nothing that ends a line, and nothing that ends the slot
+/// where its place has no encoding for it.
+fn fit<'a>(slot: &Slot, secret: &'a Secret<Vec<u8>>) -> Result<&'a [u8], Rejection> {
+    let secret = secret.expose();
+    if secret.iter().any(|b| *b < 0x20 || *b == 0x7f) {
+        return Err(Rejection::new(Code::Internal, "the stored secret holds a line break or a control character"));
+    }
+    match slot {
+        Slot::Cookie(_) if !cookie::can_be(secret) => {
+            let why = "the stored secret holds a character that no cookie can have; store it as the cookie has it";
+            Err(Rejection::new(Code::Internal, why))
+        }
+        _ => Ok(secret),
+    }
+}
+
+fn joined(parts: &[&[u8]]) -> Zeroizing<Vec<u8>> {
+    // All at once: a vector that grows leaves a copy behind.
+    let mut all = Zeroizing::new(Vec::with_capacity(parts.iter().map(|part| part.len()).sum()));
+    parts.iter().for_each(|part| all.extend_from_slice(part));
+    all
+}
+
+fn spliced(text: &[u8], range: &Range<usize>, secret: &[u8]) -> Zeroizing<Vec<u8>> {
+    joined(&[&text[..range.start.min(text.len())], secret, text.get(range.end..).unwrap_or_default()])
+}
+
+fn basic(pair: &[u8]) -> Zeroizing<Vec<u8>> {
+    let encoded = Zeroizing::new(BASE64.encode(pair));
+    joined(&[b"Basic ", encoded.as_bytes()])
+}
+
+fn target<B>(request: &mut Request<B>, path: Zeroizing<Vec<u8>>, query: Option<&[u8]>) -> Result<(), Rejection> {
+    let mark: &[u8] = if query.is_some() { b"?" } else { b"" };
+    let whole = joined(&[&path, mark, query.unwrap_or_default()]);
+    let whole = PathAndQuery::from_maybe_shared(Bytes::from_owner(Wiped(whole)))
+        .map_err(|_| Rejection::new(Code::Internal, "the stored secret can't stand in a path or query"))?;
+    *request.uri_mut() = Uri::from(whole);
+    Ok(())
 }

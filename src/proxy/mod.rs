@@ -27,6 +27,7 @@ pub mod running;
 pub mod scrub;
 mod search;
 pub mod settings;
+mod slots;
 mod socks;
 pub mod target;
 pub mod tunnel;

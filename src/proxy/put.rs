@@ -105,8 +105,8 @@ fn opened(
 /// Puts one credential into the request.
 fn enter<B>(request: &mut Request<B>, credential: &Credential, place: Place<'_>) -> Result<(), Rejection> {
     match (credential, place) {
-        (Credential::Pasted(secret), Place::Of(found)) => inject::inject(request.headers_mut(), found, secret),
-        (Credential::Pasted(secret), Place::Empty(slot)) => inject::fill(request.headers_mut(), slot, secret),
-        (Credential::Basic(pair), _) => inject::replace(request.headers_mut(), AUTHORIZATION, pair.authorization()),
+        (Credential::Pasted(secret), Place::Of(found)) => inject::inject(request, found, secret),
+        (Credential::Pasted(secret), Place::Empty(slot)) => inject::fill(request, slot, secret),
+        (Credential::Basic(pair), _) => inject::replace(request, AUTHORIZATION, pair.authorization()),
     }
 }

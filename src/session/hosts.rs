@@ -41,7 +41,7 @@ impl HostIndex {
     pub fn of(generation: u64, keys: impl Iterator<Item = Arc<Key>>) -> Self {
         let mut index = Self { generation, ..Self::default() };
         for key in keys {
-            index.slot_headers.extend(key.destination.slots.iter().map(|slot| slot.header().clone()));
+            index.slot_headers.extend(key.destination.slots.iter().filter_map(|slot| slot.header().cloned()));
             let mut wild = false;
             for pattern in &key.destination.hosts {
                 match pattern.exact() {

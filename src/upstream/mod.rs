@@ -24,7 +24,7 @@ use ipnet::IpNet;
 
 use crate::model::Authority;
 pub use connect::Tls;
-pub use pool::{Checkout, Connection, Upstream};
+pub use pool::{Checkout, Connection, Upstream, join_cookies};
 pub use reply::ReplyBody;
 pub use stream::Stream;
 

@@ -354,7 +354,7 @@ fn frame(request: &mut Request<RequestBody>) {
 }
 
 /// HTTP/2 may cut the cookie field into crumbs; HTTP/1.1 has one field (RFC 9113 section 8.2.3).
-fn join_cookies(headers: &mut HeaderMap) {
+pub fn join_cookies(headers: &mut HeaderMap) {
     let mut crumbs = headers.get_all(COOKIE).iter();
     if let (Some(first), Some(second)) = (crumbs.next(), crumbs.next()) {
         let mut all = [first.as_bytes(), second.as_bytes()].join(&b"; "[..]);

@@ -9,6 +9,7 @@ mod floors;
 mod gateway;
 mod promises;
 mod providers;
+mod slots;
 mod store;
 mod streaming;
 mod support;

@@ -52,6 +52,7 @@ pub struct Build {
     script: Option<Script>,
     streaming: Option<Streaming>,
     slots: Vec<Slot>,
+    secret: Option<String>,
     policy: Option<&'static str>,
     settings: Change,
     store: Settings,
@@ -96,6 +97,12 @@ impl Build {
 
     pub fn slots(mut self, slots: &[&str]) -> Self {
         self.slots = slots.iter().map(|s| s.parse().expect("a slot")).collect();
+        self
+    }
+
+    /// The key's value, instead of one with characters that places encode.
+    pub fn secret(mut self, secret: &str) -> Self {
+        self.secret = Some(secret.to_owned());
         self
     }
 
@@ -152,7 +159,8 @@ impl Build {
         settings.routes.insert("upstream".into(), format!("https://{HOST}"));
         (self.settings)(&mut settings, upstream.addr);
         let node = Node::start(&home, &store, settings).await.expect("a node");
-        let secret = format!("sk-live/{}+\"{}", hex::encode(SessionId::generate().as_bytes()), "x&y");
+        let usual = || format!("sk-live/{}+\"{}", hex::encode(SessionId::generate().as_bytes()), "x&y");
+        let secret = self.secret.unwrap_or_else(usual);
         let destination = Destination {
             hosts: vec![HostPattern::parse(HOST).expect("a host")],
             slots: self.slots,
@@ -187,6 +195,7 @@ impl World {
             script: None,
             streaming: None,
             slots: vec![Slot::Bearer],
+            secret: None,
             policy: None,
             settings: Box::new(|_, _| {}),
             store: Settings::default(),
