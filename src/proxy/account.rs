@@ -33,6 +33,7 @@ pub struct Account {
     pub(super) status: u16,
     /// What was masked in the reply.
     pub(super) scrubbed: Hits,
+    websocket: bool,
     closed: bool,
 }
 
@@ -54,6 +55,7 @@ impl Account {
             inert: 0,
             status: 0,
             scrubbed: Hits::default(),
+            websocket: false,
             closed: false,
         }
     }
@@ -86,6 +88,16 @@ impl Account {
     /// Where the request goes, if that is known.
     pub fn authority(&self) -> Option<&Authority> {
         self.authority.as_ref()
+    }
+
+    /// The agent's connection.
+    pub fn tunnel(&self) -> &Tunnel {
+        &self.tunnel
+    }
+
+    /// The exchange is a WebSocket, and so counted as one.
+    pub fn is_websocket(&mut self) {
+        self.websocket = true;
     }
 
     /// Whose proxy credentials came with the request.
@@ -180,7 +192,8 @@ impl Account {
         if self.scrubbed.all() > 0 {
             self.masked();
         }
-        metrics.exchange(self.tunnel.mode.as_str(), word.as_str());
+        let label = if self.websocket && word == OutcomeWord::Ok { "websocket" } else { word.as_str() };
+        metrics.exchange(self.tunnel.mode.as_str(), label);
         self.core.timed.exchange(self.tunnel.mode.as_str(), duration);
         self.core.log(&Line {
             exchange: self.exchange,

@@ -97,6 +97,8 @@ pub struct Core {
     /// What this core added to the gauges of upstream connections, and the gauges.
     upstream_gauge: UpstreamGauge,
     bound: RefCell<HashMap<(Scheme, Authority), Rc<Bound>>>,
+    /// The policies and the generation of the keys that were in force at the last tick.
+    in_force: Cell<([u8; 32], u64)>,
     ids: Cell<u64>,
 }
 
@@ -151,6 +153,7 @@ impl Core {
             draining: Rc::default(),
             load,
             bound: RefCell::default(),
+            in_force: Cell::default(),
             ids: Cell::new(u64::from_ne_bytes(seed) | 1),
         }
     }
@@ -297,6 +300,10 @@ impl Core {
     /// The tick of the core: writes what the audit chain holds back, and stops what may not go on.
     pub fn tick(&self) {
         self.running.tick(self.shared.clock.now());
+        let in_force = (*self.shared.policies.current().digest(), self.shared.registry.generation());
+        if self.in_force.replace(in_force) != in_force {
+            self.running.changed();
+        }
         self.upstream.reap();
         self.upstream_gauge.set(self.upstream.connections());
         self.timed.flush();

@@ -20,6 +20,7 @@ use super::search::Search;
 use super::target;
 use super::tunnel::{Tunnel, authenticate};
 use super::upload::Upload;
+use super::websocket::{self, Asked, Decided};
 use super::{Mode, forward, put};
 use crate::model::{ExchangeId, OrgId};
 use crate::session::live::LiveSession;
@@ -31,10 +32,11 @@ use crate::upstream::{self, Checkout};
 const TRIES: usize = 3;
 
 /// Serves one request. Every way out closes the account: record, metrics and log line.
-pub async fn serve(core: Rc<Core>, tunnel: Rc<Tunnel>, request: Request<Incoming>) -> Response<Reply> {
+pub async fn serve(core: Rc<Core>, tunnel: Rc<Tunnel>, mut request: Request<Incoming>) -> Response<Reply> {
     let exchange = core.exchange_id();
+    let asked = websocket::handshake::read(&mut request);
     let account = Account::open(Rc::clone(&core), Rc::clone(&tunnel), exchange, request.method().clone());
-    match run(&core, &tunnel, exchange, request, account).await {
+    match run(&core, &tunnel, exchange, request, asked, account).await {
         Ok(response) => response,
         Err((rejection, mut account)) => {
             core.refused(exchange, &tunnel, account.authority(), account.asker(), &rejection);
@@ -52,6 +54,7 @@ async fn run(
     tunnel: &Rc<Tunnel>,
     exchange: ExchangeId,
     mut request: Request<Incoming>,
+    asked: Result<Option<Box<Asked>>, Rejection>,
     mut account: Account,
 ) -> Result<Response<Reply>, Refused> {
     macro_rules! step {
@@ -63,6 +66,7 @@ async fn run(
         };
     }
     let shared = &core.shared;
+    let asked = step!(asked);
     let target = step!(target::read(core, tunnel, &request));
     account.to(&target);
     let session = step!(who(core, tunnel, &request));
@@ -93,13 +97,14 @@ async fn run(
     core.timed.lookup(searching.elapsed());
     account.inert(identified.inert);
     let method = request.method().clone();
+    // It is asked only of requests without a token.
+    let from_browser = identified.found.is_empty() && authorize::from_browser(request.headers());
     let question = Question {
         exchange,
         mode: tunnel.mode,
         session: session.as_ref(),
         method: &method,
-        // It is asked only of requests without a token.
-        from_browser: identified.found.is_empty() && authorize::from_browser(request.headers()),
+        from_browser,
         target: &target,
         bound: bound.keys(),
         unbound: shared.settings.unbound,
@@ -117,13 +122,20 @@ async fn run(
     let part = request.headers().contains_key(RANGE);
     let mut search = step!(Search::new(core, &target, Rc::clone(&bound), asker, part));
     step!(search.patterns());
-    let run = enter(core, &identified, &authorized, session.as_ref());
+    let run = match enter(core, &identified, &authorized, session.as_ref()) {
+        // A WebSocket is looked after in any case: policies may change while it is open.
+        None if asked.is_some() => Some(core.running.enter(Vec::new(), None)),
+        run => run,
+    };
 
     // What is sent is what was decided on.
     step!(forward::fit(request.headers_mut(), &target, search.back()));
     let arrives = |name: &HeaderName| request.headers().contains_key(name);
     if !identified.found.iter().filter_map(Found::header).all(arrives) {
         step!(Err(Rejection::new(Code::BadRequest, "the Connection header names a field that must arrive")));
+    }
+    if let Some(asked) = &asked {
+        asked.ask(request.headers_mut());
     }
     let version = request.version();
     let wanted = forward::wanted(version);
@@ -139,7 +151,11 @@ async fn run(
     let (mut attempt, mut dialled) = (0, Duration::ZERO);
     loop {
         attempt += 1;
-        let connection = match core.upstream.checkout(org, target.scheme, &target.authority, wanted) {
+        let checkout = match asked {
+            None => core.upstream.checkout(org, target.scheme, &target.authority, wanted),
+            Some(_) => core.upstream.alone(org, target.scheme, &target.authority),
+        };
+        let connection = match checkout {
             Checkout::Pooled(connection) => connection,
             Checkout::New(dialling) => {
                 let dial = Instant::now();
@@ -168,7 +184,15 @@ async fn run(
         core.timed.overhead(tunnel.mode.as_str(), account.so_far().saturating_sub(dialled));
         match step!(guard(run.as_ref(), pin!(connection.send(request))).await) {
             Ok(response) => {
-                return relay::relay(response, search, run, account).map_err(|refused| *refused);
+                let relayed = match (asked, run) {
+                    (Some(asked), Some(run)) => {
+                        let mode = tunnel.mode;
+                        let decided = Decided { exchange, mode, session, from_browser, target, identified };
+                        websocket::handshake::answer(core, *asked, response, search, run, decided, account)
+                    }
+                    (_, run) => relay::relay(response, search, run, account),
+                };
+                return relayed.map_err(|refused| *refused);
             }
             Err((upstream::Error::Closed { written: false }, Some(back))) if attempt < TRIES => {
                 request = back;

@@ -1,5 +1,6 @@
 //! Ends the agent's TLS with a leaf for the authority of its CONNECT, and serves HTTP inside.
 
+use std::cell::RefCell;
 use std::convert::Infallible;
 use std::rc::Rc;
 use std::time::Duration;
@@ -20,6 +21,7 @@ use super::reject::{Code, Rejection};
 use super::relay::Reply;
 use super::tunnel::Tunnel;
 use super::unread::{Paced, Streams};
+use super::websocket::Socket;
 use super::wire::Prefixed;
 use super::worded::Worded;
 use crate::model::{Host, Scheme};
@@ -116,19 +118,31 @@ pub async fn serve_http1<S: AsyncRead + AsyncWrite + Unpin + 'static>(core: Rc<C
     let stream = Worded::new(stream, move |status| unreadable(&of_stream, mode, status));
     let exchanges = stream.exchanges();
     let opened = exchanges.clone();
+    let switched: Rc<RefCell<Option<Box<Socket>>>> = Rc::default();
+    let switching = Rc::clone(&switched);
     let service = service(&core, tunnel, move || {
-        let (paced, worded) = (replies.clone(), opened.open());
-        move |reply| worded(paced(reply))
+        let (paced, worded, switching) = (replies.clone(), opened.open(), Rc::clone(&switching));
+        move |mut reply: Reply| {
+            if let Some(socket) = reply.switched() {
+                switching.replace(Some(socket));
+            }
+            worded(paced(reply))
+        }
     });
-    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut connection = builder.serve_connection(TokioIo::new(stream), service);
     let ended = tokio::select! {
         biased;
-        ended = connection.as_mut() => ended,
+        ended = &mut connection => ended,
         () = core.draining.wait() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+            std::pin::Pin::new(&mut connection).graceful_shutdown();
+            (&mut connection).await
         }
     };
+    let socket = switched.take();
+    if let (Some(socket), Ok(())) = (socket, &ended) {
+        let parts = connection.into_parts();
+        return socket.relay(parts.io.into_inner().into_inner(), parts.read_buf).await;
+    }
     // Nothing was answered, so nobody else counts it.
     if let Err(why) = ended
         && why.is_parse()
@@ -157,6 +171,7 @@ async fn serve_http2<S: AsyncRead + AsyncWrite + Unpin + 'static>(core: Rc<Core>
     let mut builder = server::conn::http2::Builder::new(streams.clone());
     builder
         .timer(TokioTimer::new())
+        .enable_connect_protocol()
         .max_concurrent_streams(settings.limits.streams)
         // Up to here a head that is too large is refused by us and in our words, beyond it by a bare 431.
         .max_header_list_size(u32::try_from(settings.limits.head_bytes.saturating_mul(2)).unwrap_or(u32::MAX))

@@ -34,6 +34,7 @@ pub mod tunnel;
 mod unread;
 pub mod upload;
 mod view;
+pub mod websocket;
 pub mod wire;
 mod worded;
 

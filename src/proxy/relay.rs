@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::header::CONNECTION;
+use http::response::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 
@@ -18,6 +19,7 @@ use super::running::{Run, Stop};
 use super::scrub::{Hits, PatternSet, Scrubber};
 use super::search::Search;
 use super::upload::fit_trailers;
+use super::websocket::Socket;
 use crate::audit::OutcomeWord;
 use crate::policy::Unsearched;
 
@@ -30,13 +32,23 @@ pub enum Reply {
     Own(Option<Bytes>),
     /// The upstream's reply.
     Upstream(Box<Download>),
+    /// Nothing: the connection becomes a WebSocket, which whoever serves it takes over.
+    Switched(Option<Box<Socket>>),
 }
 
 impl Reply {
+    /// The WebSocket that the connection becomes.
+    pub fn switched(&mut self) -> Option<Box<Socket>> {
+        match self {
+            Self::Switched(socket) => socket.take(),
+            _ => None,
+        }
+    }
+
     /// What tells that its exchange has to stop, if anything may.
     pub fn stop(&self) -> Option<Stop> {
         match self {
-            Self::Own(_) => None,
+            Self::Own(_) | Self::Switched(_) => None,
             Self::Upstream(download) => download.run.as_ref().map(Run::stop),
         }
     }
@@ -89,6 +101,7 @@ impl Body for Reply {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match &mut *self {
             Self::Own(bytes) => Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
+            Self::Switched(_) => Poll::Ready(None),
             Self::Upstream(download) => download.poll(cx),
         }
     }
@@ -96,12 +109,14 @@ impl Body for Reply {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Own(bytes) => bytes.is_none(),
+            Self::Switched(_) => true,
             Self::Upstream(download) => download.account.closed(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
+            Self::Switched(_) => SizeHint::with_exact(0),
             Self::Own(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
             Self::Upstream(download) if download.account.closed() => SizeHint::with_exact(0),
             Self::Upstream(download) if matches!(download.way, Way::Decoded(..)) => SizeHint::default(),
@@ -308,18 +323,7 @@ pub fn relay(
     }
     let patterns = step!(search.patterns());
     let way = step!(way(&mut parts, &search, patterns.as_ref(), no_body));
-    if parts.headers.contains_key(CONNECTION) && forward::strip_hop_by_hop(&mut parts.headers).is_err() {
-        let why = "the reply's Connection header can't be read";
-        step!(Err(Rejection::new(Code::UpstreamUnreachable, why)));
-    }
-    forward::remove_all(&mut parts.headers, not_for_the_agent);
-    if let Some(patterns) = &patterns {
-        let hits = scrub_headers(patterns, &mut parts.headers);
-        account.scrubbed.add(&hits);
-        step!(search.note_masked(hits.all()));
-        parts.extensions.remove::<hyper::ext::ReasonPhrase>();
-    }
-    account.status = parts.status.as_u16();
+    step!(fit_head(&mut parts, &search, patterns.as_deref(), &mut account));
     // What has no body isn't asked for one: its length may tell of the body that isn't there.
     let ended = no_body || inner.is_end_stream();
     let (ready, masked) = (VecDeque::new(), Hits::default());
@@ -332,7 +336,7 @@ pub fn relay(
 
 /// What is to happen to the body, and what the head says of it then.
 fn way(
-    parts: &mut http::response::Parts,
+    parts: &mut Parts,
     search: &Search,
     patterns: Option<&Arc<PatternSet>>,
     no_body: bool,
@@ -362,6 +366,31 @@ fn way(
         )),
         Codings::Identity | Codings::Unknown => Ok(Way::Searched(Scrubber::new(Arc::clone(patterns)))),
     }
+}
+
+/// Takes out of a reply's head what isn't for the agent, keys above all.
+///
+/// # Errors
+/// The `Connection` header can't be read, or too much is masked in replies to the session.
+pub(super) fn fit_head(
+    parts: &mut Parts,
+    search: &Search,
+    patterns: Option<&PatternSet>,
+    account: &mut Account,
+) -> Result<(), Rejection> {
+    if parts.headers.contains_key(CONNECTION) && forward::strip_hop_by_hop(&mut parts.headers).is_err() {
+        let why = "the reply's Connection header can't be read";
+        return Err(Rejection::new(Code::UpstreamUnreachable, why));
+    }
+    forward::remove_all(&mut parts.headers, not_for_the_agent);
+    if let Some(patterns) = patterns {
+        let hits = scrub_headers(patterns, &mut parts.headers);
+        account.scrubbed.add(&hits);
+        search.note_masked(hits.all())?;
+        parts.extensions.remove::<hyper::ext::ReasonPhrase>();
+    }
+    account.status = parts.status.as_u16();
+    Ok(())
 }
 
 /// What belongs to the upstream's hop, names other ways to the upstream, or speaks for us.

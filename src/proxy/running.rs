@@ -25,6 +25,8 @@ struct Entry {
     without_token: Option<LiveUse>,
     ended: Cell<Option<Ended>>,
     waker: RefCell<Option<Waker>>,
+    /// Policies or keys have changed since it was asked.
+    changed: Cell<bool>,
 }
 
 /// One running exchange; leaves the table when dropped.
@@ -37,7 +39,13 @@ pub struct Run {
 impl Running {
     /// Enters an exchange that lives as long as these tokens do, and what it uses without one.
     pub fn enter(self: &Rc<Self>, tokens: Vec<Arc<LiveToken>>, without_token: Option<LiveUse>) -> Run {
-        let entry = Rc::new(Entry { tokens, without_token, ended: Cell::new(None), waker: RefCell::new(None) });
+        let entry = Rc::new(Entry {
+            tokens,
+            without_token,
+            ended: Cell::new(None),
+            waker: RefCell::new(None),
+            changed: Cell::new(false),
+        });
         let mut entries = self.entries.borrow_mut();
         let at = match self.free.borrow_mut().pop() {
             Some(at) => at,
@@ -61,6 +69,16 @@ impl Running {
                 if let Some(waker) = entry.waker.borrow_mut().take() {
                     waker.wake();
                 }
+            }
+        }
+    }
+
+    /// Policies or keys have changed: whoever looks after that is woken.
+    pub fn changed(&self) {
+        for entry in self.entries.borrow().iter().flatten() {
+            entry.changed.set(true);
+            if let Some(waker) = entry.waker.borrow_mut().take() {
+                waker.wake();
             }
         }
     }
@@ -92,6 +110,11 @@ impl Run {
     /// What tells others that the exchange has to stop.
     pub fn stop(&self) -> Stop {
         Stop(Rc::clone(&self.entry))
+    }
+
+    /// Whether policies or keys have changed since the last time.
+    pub fn has_changed(&self) -> bool {
+        self.entry.changed.replace(false)
     }
 
     /// Whether the exchange may not go on at `now`, and why.

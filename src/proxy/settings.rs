@@ -53,6 +53,9 @@ pub struct Limits {
     /// The most matches that are masked in replies to one session in a minute, before its replies end
     /// and its requests to hosts of keys are refused. Default: 1,000.
     pub masked: u32,
+    /// How much of a WebSocket waits in each direction, in bytes: a frame up to this length stays one,
+    /// and a longer one goes on in pieces. Default: 64 KiB.
+    pub websocket_buffer: usize,
 }
 
 /// How long each wait may take.
@@ -68,6 +71,10 @@ pub struct Deadlines {
     pub unread: Duration,
     /// How long after the end of a connection what its agent still sends is read. Default: 2 s.
     pub linger: Duration,
+    /// How long a WebSocket on which nothing moves stays open. Default: 300 s.
+    pub websocket_idle: Duration,
+    /// How long the end of a WebSocket may take, once it has begun. Default: 5 s.
+    pub websocket_close: Duration,
 }
 
 impl Default for Settings {
@@ -87,6 +94,7 @@ impl Default for Settings {
                 expansion: 200,
                 expanded_bytes: 4 << 20,
                 masked: 1000,
+                websocket_buffer: 64 * 1024,
             },
             deadlines: Deadlines {
                 head: Duration::from_secs(30),
@@ -94,6 +102,8 @@ impl Default for Settings {
                 idle_body: Duration::from_secs(30),
                 unread: Duration::from_secs(60),
                 linger: Duration::from_secs(2),
+                websocket_idle: Duration::from_secs(300),
+                websocket_close: Duration::from_secs(5),
             },
         }
     }

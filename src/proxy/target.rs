@@ -47,9 +47,6 @@ pub fn read<B>(core: &Core, tunnel: &Tunnel, request: &Request<B>) -> Result<Tar
     if request.uri().path() == "*" && method != Method::OPTIONS {
         return Err(Rejection::new(Code::BadRequest, "the target * is for OPTIONS only"));
     }
-    if request.headers().contains_key(http::header::UPGRADE) {
-        return Err(Rejection::new(Code::BadRequest, "upgrades aren't forwarded"));
-    }
     match tunnel.mode {
         Mode::Forward => match &tunnel.target {
             Some((scheme, authority)) => inside_tunnel(*scheme, authority, request),

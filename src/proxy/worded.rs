@@ -51,6 +51,11 @@ impl<S> Worded<S> {
         Self { stream, phase, refuse: Box::new(refuse), ours: Bytes::new() }
     }
 
+    /// The stream itself, for whoever speaks another protocol on it from here on.
+    pub fn into_inner(self) -> S {
+        self.stream
+    }
+
     /// What opens the exchanges that are served on the stream.
     pub fn exchanges(&self) -> Exchanges {
         Exchanges(Rc::clone(&self.phase))

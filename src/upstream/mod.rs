@@ -13,6 +13,7 @@ mod pool;
 mod reply;
 mod stream;
 mod through;
+mod upgrade;
 mod verdict;
 
 use std::collections::HashMap;
@@ -27,6 +28,7 @@ pub use connect::Tls;
 pub use pool::{Checkout, Connection, Upstream, join_cookies};
 pub use reply::ReplyBody;
 pub use stream::Stream;
+pub use upgrade::Switched;
 
 /// A request's body on its way up.
 pub type RequestBody =

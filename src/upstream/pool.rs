@@ -20,6 +20,7 @@ use super::egress::{Credentials, Proxy, Speaks};
 use super::lenient::Lenient;
 use super::reply::{Back, End, ReplyBody};
 use super::stream::Stream;
+use super::upgrade::{Alone, Io};
 use super::{Error, Protocol, Settings, Stage, through};
 use crate::model::{Authority, OrgId, Scheme};
 
@@ -59,6 +60,8 @@ struct Idle {
 enum Sender {
     Http1(http1::SendRequest<RequestBody>),
     Http2(http2::SendRequest<RequestBody>),
+    /// HTTP/1.1, for a request that asks to switch protocols.
+    Alone(Alone),
 }
 
 /// A connection that is this request's alone, or its share of one.
@@ -118,6 +121,26 @@ impl Upstream {
             // Boxed, since dialling is rare and its state is large: it would be part of every exchange.
             None => Checkout::New(Box::pin(self.dial(place, want))),
         }
+    }
+
+    /// What makes a connection for one request that asks to switch protocols: it is never pooled.
+    pub fn alone(&self, org: OrgId, scheme: Scheme, authority: &Authority) -> Checkout<'_> {
+        let place = Place { org, scheme, authority: authority.clone() };
+        Checkout::New(Box::pin(self.dial_alone(place)))
+    }
+
+    async fn dial_alone(&self, place: Place) -> Result<Connection, Error> {
+        let inner = &self.0;
+        let (settings, born) = (&inner.settings, Instant::now());
+        let stream = connect::reach(settings, &inner.tls, &place.authority, Purpose::Stream).await?;
+        let stream: Pin<Box<dyn Io>> = match place.scheme {
+            Scheme::Http => Box::pin(Lenient::new(stream)),
+            Scheme::Https => {
+                Box::pin(connect::tls(settings, &inner.tls, &place.authority, stream, Protocol::Http1).await?)
+            }
+        };
+        let sender = Sender::Alone(Alone { stream, open: Open::new(&inner.open) });
+        Ok(Connection { sender, place, born, home: Rc::downgrade(&self.0), alarm: Alarm::default() })
     }
 
     async fn dial(&self, place: Place, want: Protocol) -> Result<Connection, Error> {
@@ -221,7 +244,7 @@ impl Inner {
 }
 
 /// An open connection, counted for as long as it lives.
-struct Open(Rc<Cell<usize>>);
+pub(super) struct Open(Rc<Cell<usize>>);
 
 impl Open {
     fn new(all: &Rc<Cell<usize>>) -> Self {
@@ -311,6 +334,15 @@ impl Connection {
                 }
                 let back = Some(Back { sender, place, born, home });
                 Ok(response.map(|body| ReplyBody::new(body, End::Framed(back), idle, alarm)))
+            }
+            Sender::Alone(alone) => {
+                join_cookies(request.headers_mut());
+                let (response, switched) = alone.send(request, &mut alarm, limit).await.map_err(|why| (why, None))?;
+                if switched.is_none() && ambiguous(&response) {
+                    return Err((Error::Http, None));
+                }
+                let end = switched.map_or(End::Framed(None), End::Switched);
+                Ok(response.map(|body| ReplyBody::new(body, end, idle, alarm)))
             }
             Sender::Http2(mut sender) => {
                 let origin = request.uri().clone();

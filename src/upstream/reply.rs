@@ -12,6 +12,7 @@ use hyper::client::conn::http1;
 
 use super::alarm::Alarm;
 use super::pool::{Inner, Place};
+use super::upgrade::Switched;
 use super::{Error, RequestBody, Stage};
 
 /// What goes back to the pool.
@@ -26,6 +27,8 @@ pub(super) struct Back {
 pub(super) enum End {
     /// HTTP/1.1: by its framing. The connection goes back to the pool then.
     Framed(Option<Back>),
+    /// With its head: the connection became another protocol.
+    Switched(Switched),
     /// HTTP/2: by END_STREAM, and by nothing else: hyper also ends a body where its stream is lost
     /// without an error.
     Marked,
@@ -48,6 +51,17 @@ impl ReplyBody {
             body.ended();
         }
         body
+    }
+
+    /// What the reply's connection became, if it switched protocols.
+    pub fn switched(&mut self) -> Option<Switched> {
+        match std::mem::replace(&mut self.end, End::Framed(None)) {
+            End::Switched(switched) => Some(switched),
+            other => {
+                self.end = other;
+                None
+            }
+        }
     }
 
     fn ended(&mut self) {

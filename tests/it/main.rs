@@ -14,3 +14,4 @@ mod store;
 mod streaming;
 mod support;
 mod ways;
+mod websocket;

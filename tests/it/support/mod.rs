@@ -12,6 +12,7 @@ pub mod names;
 pub mod postgres;
 pub mod raw;
 pub mod upstream;
+pub mod websocket;
 pub mod world;
 
 use std::time::Duration;

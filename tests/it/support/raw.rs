@@ -32,6 +32,12 @@ impl Raw {
         Self { stream: Box::new(stream), buffer: Vec::new(), seen: Vec::new() }
     }
 
+    /// The stream, for whoever has manners after all.
+    pub fn into_stream(self) -> Box<dyn Stream> {
+        assert!(self.buffer.is_empty(), "something was read ahead");
+        self.stream
+    }
+
     /// Sends; a peer that has closed already is no failure here.
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         let _ = self.try_send(bytes).await;
