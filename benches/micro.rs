@@ -323,6 +323,7 @@ impl World {
 
     fn receipt(&self, number: u32, permit: &Permit) -> anyhow::Result<Receipt> {
         let intent = Intent {
+            at: sallyport::model::Timestamp(1),
             exchange: exchange(number),
             session: SessionId::from_bytes([1; 16]),
             token: Some(TokenId::from_bytes([2; 16])),

@@ -14,7 +14,7 @@ use super::layout::{
     Digest, Found, Head, MAX_CHAINS, Register, Tail, chains, genesis, link, open_options, segment_path, signed_bytes,
 };
 use super::record::{Intent, Line, RecordKind, push_hex};
-use crate::model::Clock;
+use crate::model::{Clock, Timestamp};
 
 /// Where a chain is: the directory of all chains, its own in there, and its number.
 pub(super) struct Place {
@@ -149,9 +149,13 @@ impl Chain {
 
     /// Adds a record to what waits. Returns its number.
     fn add(&mut self, kind: RecordKind, fill: impl FnOnce(&mut Line<'_>)) -> u64 {
+        self.add_at(self.clock.now(), kind, fill)
+    }
+
+    fn add_at(&mut self, at: Timestamp, kind: RecordKind, fill: impl FnOnce(&mut Line<'_>)) -> u64 {
         self.seq += 1;
         let from = self.pending.len();
-        let mut line = Line::begin(&mut self.pending, self.seq, self.clock.now(), kind);
+        let mut line = Line::begin(&mut self.pending, self.seq, at, kind);
         fill(&mut line);
         self.mac = link(self.keys.mac.expose(), &self.mac, &self.pending[from..]);
         self.pending.extend_from_slice(b",\"mac\":\"");
@@ -160,6 +164,11 @@ impl Chain {
         self.since_checkpoint += 1;
         self.kinds.push(kind);
         self.seq
+    }
+
+    /// The time of records that bring none of their own.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
     }
 
     fn before(&self) -> Before {
@@ -184,24 +193,28 @@ impl Chain {
     }
 
     /// Adds a record that is owed to an intent, of which there are no more than running exchanges.
-    pub fn owe(&mut self, kind: RecordKind, fill: impl FnOnce(&mut Line<'_>)) {
-        self.add(kind, fill);
+    pub fn owe(&mut self, at: Timestamp, kind: RecordKind, fill: impl FnOnce(&mut Line<'_>)) {
+        self.add_at(at, kind, fill);
     }
 
     /// Adds a record and writes it with everything that waits, or takes it back.
     pub fn append(&mut self, kind: RecordKind, fill: impl FnOnce(&mut Line<'_>)) -> Result<u64, Error> {
+        self.append_at(self.clock.now(), kind, fill)
+    }
+
+    fn append_at(&mut self, at: Timestamp, kind: RecordKind, fill: impl FnOnce(&mut Line<'_>)) -> Result<u64, Error> {
         if self.failed {
             // What waits goes first: nothing is accepted before the chain can be written again.
             self.write()?;
         }
         let before = self.before();
-        let seq = self.add(kind, fill);
+        let seq = self.add_at(at, kind, fill);
         self.write().inspect_err(|_| self.take_back(&before))?;
         Ok(seq)
     }
 
     pub fn intent(&mut self, intent: &Intent<'_>) -> Result<Receipt, Error> {
-        let seq = self.append(RecordKind::Intent, |line| line.intent(intent))?;
+        let seq = self.append_at(intent.at, RecordKind::Intent, |line| line.intent(intent))?;
         Ok(Receipt::new(intent, seq))
     }
 

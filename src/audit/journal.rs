@@ -292,14 +292,21 @@ impl Draft {
 
     fn settle(&mut self, outcome: &Outcome) {
         if std::mem::replace(&mut self.open, false) {
-            self.chain.borrow_mut().owe(RecordKind::Outcome, |line| line.outcome(self.exchange, self.seq, outcome));
+            self.chain
+                .borrow_mut()
+                .owe(outcome.at, RecordKind::Outcome, |line| line.outcome(self.exchange, self.seq, outcome));
         }
     }
 }
 
 impl Drop for Draft {
     fn drop(&mut self) {
+        if !self.open {
+            return;
+        }
+        let at = self.chain.borrow().now();
         self.settle(&Outcome {
+            at,
             status: None,
             outcome: OutcomeWord::Aborted,
             bytes_in: 0,

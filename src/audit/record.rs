@@ -2,11 +2,8 @@
 
 use std::time::Duration;
 
-use http::Method;
-use uuid::Uuid;
-use uuid::fmt::Hyphenated;
-
 use crate::model::{Authority, ExchangeId, KeyId, Name, OrgId, Scheme, SessionId, Slot, Timestamp, TokenId};
+use http::Method;
 
 /// What kind of thing happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +59,7 @@ impl RecordKind {
 #[derive(Clone, Copy)]
 #[expect(missing_docs, reason = "the fields are those of the record, each named by its type")]
 pub struct Intent<'a> {
+    pub at: Timestamp,
     pub exchange: ExchangeId,
     pub session: SessionId,
     pub token: Option<TokenId>,
@@ -114,6 +112,8 @@ impl OutcomeWord {
 /// How an intent ended, in figures.
 #[derive(Debug, Clone, Copy)]
 pub struct Outcome {
+    /// When it ended.
+    pub at: Timestamp,
     /// The reply's status, if there was one.
     pub status: Option<u16>,
     /// How it ended.
@@ -145,7 +145,7 @@ impl<'a> Line<'a> {
         out.extend_from_slice(b",\"time\":");
         push_number(out, u64::try_from(at.millis()).unwrap_or(0));
         let mut line = Self { out, from };
-        line.text("kind", kind.as_str());
+        line.word("kind", kind.as_str());
         line
     }
 
@@ -165,6 +165,14 @@ impl<'a> Line<'a> {
         push_text(self.out, value);
     }
 
+    /// A text that is known to have no character that JSON escapes, such as a name.
+    fn word(&mut self, key: &str, value: &str) {
+        self.key(key);
+        self.out.push(b'"');
+        self.out.extend_from_slice(value.as_bytes());
+        self.out.push(b'"');
+    }
+
     pub(super) fn shown(&mut self, key: &str, value: impl std::fmt::Display) {
         use std::io::Write as _;
         self.key(key);
@@ -172,13 +180,24 @@ impl<'a> Line<'a> {
         let _ = write!(self.out, "\"{value}\"");
     }
 
-    /// An identifier, as its `Display` has it (RFC 9562 section 4).
-    pub(super) fn id(&mut self, key: &str, value: &[u8; 16]) {
+    pub(super) fn authority(&mut self, key: &str, authority: &Authority) {
         self.key(key);
         self.out.push(b'"');
-        let mut room = [0; Hyphenated::LENGTH];
-        self.out.extend_from_slice(Hyphenated::from_uuid(Uuid::from_bytes(*value)).encode_lower(&mut room).as_bytes());
+        authority.push(self.out);
         self.out.push(b'"');
+    }
+
+    /// An identifier, as its `Display` has it (RFC 9562 section 4).
+    pub(super) fn id(&mut self, key: &str, value: &[u8; 16]) {
+        /// Where each byte's two digits stand, behind the quotation mark.
+        const AT: [usize; 16] = [1, 3, 5, 7, 10, 12, 15, 17, 20, 22, 25, 27, 29, 31, 33, 35];
+        let mut room = [b'-'; 38];
+        (room[0], room[37]) = (b'"', b'"');
+        for (at, byte) in AT.iter().zip(value) {
+            room[*at..at + 2].copy_from_slice(&PAIRS[usize::from(*byte)]);
+        }
+        self.key(key);
+        self.out.extend_from_slice(&room);
     }
 
     pub(super) fn hex(&mut self, key: &str, value: &[u8]) {
@@ -225,22 +244,23 @@ impl<'a> Line<'a> {
             self.id("token", token.as_bytes());
         }
         self.id("org", i.org.as_bytes());
-        self.text("project", i.project.as_str());
+        self.word("project", i.project.as_str());
         self.id("keyId", i.key.as_bytes());
-        self.text("key", i.key_name.as_str());
+        self.word("key", i.key_name.as_str());
         self.number("version", i.version.into());
         if let Some(tool) = i.tool {
-            self.text("tool", tool.as_str());
+            self.word("tool", tool.as_str());
         }
-        self.text("method", i.method.as_str());
-        self.text("scheme", i.scheme.as_str());
-        self.shown("authority", i.authority);
+        self.word("method", i.method.as_str());
+        self.word("scheme", i.scheme.as_str());
+        self.authority("authority", i.authority);
         self.text("path", i.path);
         match i.slot {
-            Slot::Bearer | Slot::Header(_) | Slot::BasicUser | Slot::BasicPassword => self.shown("slot", i.slot),
+            Slot::Bearer => self.word("slot", "bearer"),
+            Slot::Header(_) | Slot::BasicUser | Slot::BasicPassword => self.shown("slot", i.slot),
             named => self.text("slot", &named.to_string()),
         }
-        self.text("policy", i.policy.as_str());
+        self.word("policy", i.policy.as_str());
         self.text("rule", i.rule);
         self.hex("policies", &i.policy_digest[..8]);
         if let Some(client) = i.client {
@@ -251,7 +271,7 @@ impl<'a> Line<'a> {
     pub(super) fn outcome(&mut self, exchange: ExchangeId, of: u64, o: &Outcome) {
         self.id("exchange", exchange.as_bytes());
         self.number("intent", of);
-        self.text("outcome", o.outcome.as_str());
+        self.word("outcome", o.outcome.as_str());
         if let Some(status) = o.status {
             self.number("status", status.into());
         }
@@ -268,11 +288,23 @@ fn push_number(out: &mut Vec<u8>, value: u64) {
     out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
 }
 
-pub(super) fn push_hex(out: &mut Vec<u8>, value: &[u8]) {
+/// Each byte's two digits.
+static PAIRS: [[u8; 2]; 256] = {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    out.reserve(value.len() * 2);
-    for byte in value {
-        out.extend_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+    let mut pairs = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        pairs[byte] = [DIGITS[byte >> 4], DIGITS[byte & 15]];
+        byte += 1;
+    }
+    pairs
+};
+
+pub(super) fn push_hex(out: &mut Vec<u8>, value: &[u8]) {
+    let from = out.len();
+    out.resize(from + value.len() * 2, 0);
+    for (pair, byte) in out[from..].chunks_exact_mut(2).zip(value) {
+        pair.copy_from_slice(&PAIRS[usize::from(*byte)]);
     }
 }
 

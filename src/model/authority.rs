@@ -220,6 +220,18 @@ fn parse_port(text: &str) -> Result<u16, AuthorityError> {
 }
 
 /// Always with the port: `api.openai.com:443`.
+impl Authority {
+    /// Appends what `Display` writes; it is done for every exchange.
+    pub fn push(&self, out: &mut Vec<u8>) {
+        match &self.host {
+            Host::Name(name) => out.extend_from_slice(name.as_bytes()),
+            host @ Host::Ip(_) => out.extend_from_slice(host.to_string().as_bytes()),
+        }
+        out.push(b':');
+        out.extend_from_slice(itoa::Buffer::new().format(self.port).as_bytes());
+    }
+}
+
 impl fmt::Display for Authority {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.host, self.port)

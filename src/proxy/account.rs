@@ -2,11 +2,10 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use http::Method;
 
-use super::core::{Core, Line};
+use super::core::Core;
 use super::reject::{Code, Fault, Rejection};
 use super::scrub::Hits;
 use super::target::Target;
@@ -15,6 +14,8 @@ use super::upload::Counted;
 use crate::audit::{Asker, Draft, Outcome, OutcomeWord};
 use crate::model::{Authority, ExchangeId, SessionId};
 use crate::session::live::{LiveSession, LiveToken};
+use crate::session::registry::Moment;
+use crate::telemetry::{Exchange, Severity};
 
 /// What is written when the exchange ends, however it ends.
 pub struct Account {
@@ -23,7 +24,7 @@ pub struct Account {
     exchange: ExchangeId,
     method: Method,
     authority: Option<Authority>,
-    started: Instant,
+    began: Moment,
     counted: Rc<Counted>,
     drafts: Vec<Draft>,
     asker: Asker,
@@ -39,7 +40,7 @@ pub struct Account {
 
 impl Account {
     /// Opens the account of an exchange.
-    pub fn open(core: Rc<Core>, tunnel: Rc<Tunnel>, exchange: ExchangeId, method: Method) -> Self {
+    pub fn open(core: Rc<Core>, tunnel: Rc<Tunnel>, exchange: ExchangeId, method: Method, began: Moment) -> Self {
         let counted = Rc::default();
         Self {
             core,
@@ -47,7 +48,7 @@ impl Account {
             exchange,
             method,
             authority: None,
-            started: Instant::now(),
+            began,
             counted,
             drafts: Vec::new(),
             asker: Asker::default(),
@@ -70,9 +71,9 @@ impl Account {
         (self.exchange, &self.method)
     }
 
-    /// So long ago the exchange began.
-    pub(super) fn so_far(&self) -> Duration {
-        self.started.elapsed()
+    /// When the exchange began.
+    pub(super) fn began(&self) -> Moment {
+        self.began
     }
 
     /// The exchange's byte counters.
@@ -173,8 +174,10 @@ impl Account {
     }
 
     fn settle(&mut self, word: OutcomeWord, code: Option<Code>) {
-        let duration = self.started.elapsed();
+        let duration = self.began.instant().elapsed();
+        let at = self.began.time().plus(duration);
         let outcome = Outcome {
+            at,
             status: (self.status != 0).then_some(self.status),
             outcome: word,
             bytes_in: self.counted.bytes_in.get(),
@@ -195,9 +198,16 @@ impl Account {
         let label = if self.websocket && word == OutcomeWord::Ok { "websocket" } else { word.as_str() };
         metrics.exchange(self.tunnel.mode.as_str(), label);
         self.core.timed.exchange(self.tunnel.mode.as_str(), duration);
-        self.core.log(&Line {
-            exchange: self.exchange,
-            mode: self.tunnel.mode,
+        let severity = match code.map(Code::fault) {
+            None => Severity::Info,
+            Some(Fault::Client | Fault::Denied | Fault::Upstream | Fault::Overloaded) => Severity::Warn,
+            Some(Fault::Internal) => Severity::Error,
+        };
+        let line = Exchange {
+            severity,
+            at,
+            id: self.exchange,
+            mode: self.tunnel.mode.as_str(),
             session: self.asker.session,
             method: self.method.as_str(),
             authority: self.authority.as_ref(),
@@ -205,12 +215,12 @@ impl Account {
             rule: self.rule.as_deref(),
             inert_tokens: (self.inert > 0).then_some(self.inert),
             code: code.map(Code::as_str),
-            fault: code.map(Code::fault),
             bytes_in: outcome.bytes_in,
             bytes_out: outcome.bytes_out,
             duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
             client: self.tunnel.client.as_deref(),
-        });
+        };
+        line.log();
     }
 }
 

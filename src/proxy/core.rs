@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
+use foldhash::quality::RandomState;
 use prometheus::IntGauge;
 use tokio_util::sync::CancellationToken;
 
 use super::Mode;
 use super::coding::Memory;
-use super::reject::{Fault, Rejection};
+use super::reject::Rejection;
 use super::running::{Draining, Running};
 use super::scrub::PatternSet;
 use super::settings::Settings;
@@ -20,7 +21,7 @@ use super::slots::Places;
 use super::tunnel::Tunnel;
 use crate::audit::{self, Asker};
 use crate::credential;
-use crate::model::{Authority, BaseUrl, Clock, ExchangeId, Scheme, Secret, SessionId};
+use crate::model::{Authority, BaseUrl, Clock, ExchangeId, Scheme, Secret, Timestamp};
 use crate::policy::{self, ScrubPermit};
 use crate::session::hosts::KeysOf;
 use crate::session::live::Masked;
@@ -96,7 +97,7 @@ pub struct Core {
     pub timed: Timed,
     /// What this core added to the gauges of upstream connections, and the gauges.
     upstream_gauge: UpstreamGauge,
-    bound: RefCell<HashMap<(Scheme, Authority), Rc<Bound>>>,
+    bound: RefCell<HashMap<(Scheme, Authority), Rc<Bound>, RandomState>>,
     /// The policies and the generation of the keys that were in force at the last tick.
     in_force: Cell<([u8; 32], u64)>,
     ids: Cell<u64>,
@@ -160,6 +161,11 @@ impl Core {
 
     /// A fresh exchange id: a UUID version 7 made without a system call.
     pub fn exchange_id(&self) -> ExchangeId {
+        self.exchange_id_at(self.shared.clock.now())
+    }
+
+    /// The same for an exchange that began at a time that is known.
+    pub fn exchange_id_at(&self, now: Timestamp) -> ExchangeId {
         let next = || {
             // xorshift64* (Vigna 2016): fast, and unique within a core for 2^64 steps.
             let mut x = self.ids.get();
@@ -169,7 +175,7 @@ impl Core {
             self.ids.set(x);
             x.wrapping_mul(0x2545_F491_4F6C_DD1D)
         };
-        let millis = self.shared.clock.now().millis().to_be_bytes();
+        let millis = now.millis().to_be_bytes();
         let mut bytes = [0u8; 16];
         bytes[..6].copy_from_slice(&millis[2..]);
         bytes[6..8].copy_from_slice(&next().to_be_bytes()[..2]);
@@ -265,38 +271,6 @@ impl Core {
         self.audit.denied(exchange, code, &rejection.detail, to.map(ToString::to_string).as_deref(), client, asker);
     }
 
-    /// One line for each exchange, at the level of its outcome.
-    pub fn log(&self, line: &Line<'_>) {
-        let (mut exchange, mut session) = ([0; 36], [0; 36]);
-        let exchange = line.exchange.text(&mut exchange);
-        let session = line.session.map(|id| id.text(&mut session));
-        macro_rules! at {
-            ($level:ident) => {
-                tracing::$level!(
-                    request.id = exchange,
-                    mode = line.mode.as_str(),
-                    session.id = session,
-                    http.method = line.method,
-                    upstream.authority = line.authority.map(tracing::field::display),
-                    http.status = line.status,
-                    policy.rule = line.rule,
-                    inert_tokens = line.inert_tokens,
-                    error.code = line.code,
-                    bytes_in = line.bytes_in,
-                    bytes_out = line.bytes_out,
-                    duration_ms = line.duration_ms,
-                    client = line.client,
-                    "exchange"
-                )
-            };
-        }
-        match line.fault {
-            None => at!(info),
-            Some(Fault::Client | Fault::Denied | Fault::Upstream | Fault::Overloaded) => at!(warn),
-            Some(Fault::Internal) => at!(error),
-        }
-    }
-
     /// The tick of the core: writes what the audit chain holds back, and stops what may not go on.
     pub fn tick(&self) {
         self.running.tick(self.shared.clock.now());
@@ -342,25 +316,6 @@ impl UpstreamGauge {
         self.idle.set(idle);
         self.active.set(active);
     }
-}
-
-/// The one log line of an exchange.
-#[expect(missing_docs, reason = "the names are those of the log line")]
-pub struct Line<'a> {
-    pub exchange: ExchangeId,
-    pub mode: Mode,
-    pub session: Option<SessionId>,
-    pub method: &'a str,
-    pub authority: Option<&'a Authority>,
-    pub status: u16,
-    pub rule: Option<&'a str>,
-    pub inert_tokens: Option<u32>,
-    pub code: Option<&'static str>,
-    pub fault: Option<Fault>,
-    pub bytes_in: u64,
-    pub bytes_out: u64,
-    pub duration_ms: u64,
-    pub client: Option<&'a str>,
 }
 
 /// Counts a connection for as long as it lives.

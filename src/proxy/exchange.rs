@@ -33,9 +33,10 @@ const TRIES: usize = 3;
 
 /// Serves one request. Every way out closes the account: record, metrics and log line.
 pub async fn serve(core: Rc<Core>, tunnel: Rc<Tunnel>, mut request: Request<Incoming>) -> Response<Reply> {
-    let exchange = core.exchange_id();
+    let began = Moment::now(&*core.shared.clock);
+    let exchange = core.exchange_id_at(began.time());
     let asked = websocket::handshake::read(&mut request);
-    let account = Account::open(Rc::clone(&core), Rc::clone(&tunnel), exchange, request.method().clone());
+    let account = Account::open(Rc::clone(&core), Rc::clone(&tunnel), exchange, request.method().clone(), began);
     match run(&core, &tunnel, exchange, request, asked, account).await {
         Ok(response) => response,
         Err((rejection, mut account)) => {
@@ -67,26 +68,27 @@ async fn run(
     }
     let shared = &core.shared;
     let asked = step!(asked);
+    // Of what is decided before anything is awaited.
+    let mut now = account.began();
     let target = step!(target::read(core, tunnel, &request));
     account.to(&target);
-    let session = step!(who(core, tunnel, &request));
+    let session = step!(who(core, tunnel, &request, now));
     if let Some(session) = &session {
         account.of_session(session);
     }
     let bound = core.bound(target.scheme, &target.authority);
-    let now = shared.clock.now();
-    let searching = Instant::now();
     let finder = Finder {
         registry: &shared.registry,
         bound: bound.keys(),
         places: bound.places(),
         target: &target,
         session: session.as_ref(),
-        now,
+        now: now.time(),
     };
     if !bound.places().cookies.is_empty() && request.version() == Version::HTTP_2 {
         upstream::join_cookies(request.headers_mut());
     }
+    core.timed.begin();
     let identified = finder.head(request.headers());
     if identified.is_err()
         && let Some(token) = identify::first_known(request.headers(), &target, &shared.registry)
@@ -94,7 +96,7 @@ async fn run(
         account.of_token(&token);
     }
     let identified = step!(identified);
-    core.timed.lookup(searching.elapsed());
+    core.timed.looked_up();
     account.inert(identified.inert);
     let method = request.method().clone();
     // It is asked only of requests without a token.
@@ -116,7 +118,7 @@ async fn run(
         account.of_token(&found.token);
     }
     let mut authorized = step!(authorized);
-    step!(fresh(core, &authorized));
+    step!(fresh(core, &authorized, now));
     // Before a key is used, it is certain that the reply can be searched for it.
     let asker = identified.found.first().map(|found| &found.token.session).or(session.as_ref()).cloned();
     let part = request.headers().contains_key(RANGE);
@@ -152,7 +154,7 @@ async fn run(
     loop {
         attempt += 1;
         let checkout = match asked {
-            None => core.upstream.checkout(org, target.scheme, &target.authority, wanted),
+            None => core.upstream.checkout(org, target.scheme, &target.authority, wanted, now.instant()),
             Some(_) => core.upstream.alone(org, target.scheme, &target.authority),
         };
         let connection = match checkout {
@@ -161,12 +163,13 @@ async fn run(
                 let dial = Instant::now();
                 let connection = step!(step!(guard(run.as_ref(), dialling).await).map_err(failed));
                 dialled += dial.elapsed();
-                step!(fresh(core, &authorized));
+                now = Moment::now(&*shared.clock);
+                step!(fresh(core, &authorized, now));
                 connection
             }
         };
         // The session is looked at once more: connecting may have taken seconds.
-        if let Some(ended) = run.as_ref().and_then(|run| run.ended_at(shared.clock.now())) {
+        if let Some(ended) = run.as_ref().and_then(|run| run.ended_at(now.time())) {
             step!(Err(Rejection::from(ended)));
         }
         step!(put::put(
@@ -176,12 +179,16 @@ async fn run(
             &target,
             &identified,
             policies.digest(),
+            now,
             authorized,
             session.as_ref(),
             &mut request,
             &mut account
         ));
-        core.timed.overhead(tunnel.mode.as_str(), account.so_far().saturating_sub(dialled));
+        core.timed.overhead(
+            tunnel.mode.as_str(),
+            core.timed.mark().saturating_duration_since(account.began().instant()).saturating_sub(dialled),
+        );
         match step!(guard(run.as_ref(), pin!(connection.send(request))).await) {
             Ok(response) => {
                 let relayed = match (asked, run) {
@@ -196,6 +203,7 @@ async fn run(
             }
             Err((upstream::Error::Closed { written: false }, Some(back))) if attempt < TRIES => {
                 request = back;
+                now = Moment::now(&*shared.clock);
                 account.abandon();
                 *request.uri_mut() = http::Uri::from(target.path_and_query.clone());
                 for (name, value) in &originals {
@@ -214,9 +222,14 @@ async fn run(
 }
 
 /// Whose proxy credentials came with the request: those of CONNECT, or its own in absolute form.
-fn who<B>(core: &Core, tunnel: &Tunnel, request: &Request<B>) -> Result<Option<Arc<LiveSession>>, Rejection> {
+fn who<B>(
+    core: &Core,
+    tunnel: &Tunnel,
+    request: &Request<B>,
+    now: Moment,
+) -> Result<Option<Arc<LiveSession>>, Rejection> {
     match (&tunnel.session, tunnel.mode, &tunnel.target) {
-        (Some(session), ..) => match session.ended(core.shared.clock.now()) {
+        (Some(session), ..) => match session.ended(now.time()) {
             Some(ended) => Err(ended.into()),
             None => Ok(Some(Arc::clone(session))),
         },
@@ -229,10 +242,10 @@ fn who<B>(core: &Core, tunnel: &Tunnel, request: &Request<B>) -> Result<Option<A
 }
 
 /// Whether revocations can still be known, where a key is about to be used.
-fn fresh(core: &Core, authorized: &Authorized) -> Result<(), Rejection> {
+fn fresh(core: &Core, authorized: &Authorized, now: Moment) -> Result<(), Rejection> {
     match authorized {
         Authorized::Plain => Ok(()),
-        _ if !core.shared.registry.is_stale(Moment::now(&*core.shared.clock)) => Ok(()),
+        _ if !core.shared.registry.is_stale(now) => Ok(()),
         _ => Err(Rejection::new(Code::StoreUnavailable, "the store has been out of reach for too long")),
     }
 }

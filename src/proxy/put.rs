@@ -4,7 +4,6 @@
 //! key that is pasted nothing is computed; see [`crate::credential`] for the others.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use http::Request;
 use http::header::AUTHORIZATION;
@@ -23,6 +22,7 @@ use crate::credential::{self, Credential};
 use crate::model::{ExchangeId, Slot};
 use crate::policy::Permit;
 use crate::session::live::LiveSession;
+use crate::session::registry::Moment;
 use crate::vault::key::Key;
 
 /// Where in the request the credential goes.
@@ -46,18 +46,20 @@ pub fn put<B>(
     target: &Target,
     identified: &Identified,
     policies: &[u8; 32],
+    moment: Moment,
     authorized: Authorized,
     session: Option<&Arc<LiveSession>>,
     request: &mut Request<B>,
     account: &mut Account,
 ) -> Result<(), Rejection> {
+    let at = moment.time();
     match authorized {
         Authorized::Plain => {}
         Authorized::Swap(permits) => {
             let mut receipts = Vec::with_capacity(permits.len());
             for (found, permit) in identified.found.iter().zip(permits) {
                 let (receipt, draft) =
-                    record::intent(core, tunnel, exchange, target, &Use::of(found), policies, &permit)?;
+                    record::intent(core, tunnel, exchange, target, &Use::of(found), policies, &permit, at)?;
                 account.owe(found.token.session.id, Some(Arc::clone(permit.rule())), draft);
                 receipts.push((found, permit, receipt));
             }
@@ -72,7 +74,7 @@ pub fn put<B>(
             let session =
                 session.ok_or_else(|| Rejection::new(Code::Internal, "a key is injected only for a session"))?;
             let usage = Use { session, token: None, key: &key, slot: &slot };
-            let (receipt, draft) = record::intent(core, tunnel, exchange, target, &usage, policies, &permit)?;
+            let (receipt, draft) = record::intent(core, tunnel, exchange, target, &usage, policies, &permit, at)?;
             account.owe(session.id, Some(Arc::clone(permit.rule())), draft);
             let credential = opened(core, exchange, &key, permit, receipt)?;
             enter(request, &credential, Place::Empty(&slot))?;
@@ -89,9 +91,8 @@ fn opened(
     permit: Permit,
     receipt: Receipt,
 ) -> Result<Credential, Rejection> {
-    let opening = Instant::now();
     let opened = core.shared.vault.open(permit, receipt);
-    core.timed.open(opening.elapsed());
+    core.timed.opened();
     let secret = opened.map_err(|why| {
         tracing::error!(request.id = %exchange, key.id = %key.id, error = %why, "the key can't be opened");
         Rejection::new(Code::Internal, "the key can't be opened")

@@ -1,7 +1,6 @@
 //! Appends the intent to use a key to the audit: only this makes a receipt.
 
 use std::borrow::Cow;
-use std::time::Instant;
 
 use super::core::Core;
 use super::identify::Found;
@@ -9,7 +8,7 @@ use super::reject::{Code, Rejection};
 use super::target::Target;
 use super::tunnel::Tunnel;
 use crate::audit::{Draft, Intent, Receipt};
-use crate::model::{ExchangeId, Name, OrgId, SessionId, Slot, TokenHash, TokenId};
+use crate::model::{ExchangeId, Name, OrgId, SessionId, Slot, Timestamp, TokenHash, TokenId};
 use crate::policy::Permit;
 use crate::session::live::LiveSession;
 use crate::vault::key::Key;
@@ -47,6 +46,7 @@ fn without_tokens(path: &str) -> Cow<'_, str> {
 ///
 /// # Errors
 /// The record can't be written; then the key may not be used.
+#[expect(clippy::too_many_arguments, reason = "a record says everything that was decided on")]
 pub fn intent(
     core: &Core,
     tunnel: &Tunnel,
@@ -55,12 +55,14 @@ pub fn intent(
     usage: &Use<'_>,
     policies: &[u8; 32],
     permit: &Permit,
+    at: Timestamp,
 ) -> Result<(Receipt, Draft), Rejection> {
     let session: &LiveSession = usage.session;
     let org: OrgId = session.org;
     let id: SessionId = session.id;
     let project: &Name = &session.project;
     let intent = Intent {
+        at,
         exchange,
         session: id,
         token: usage.token,
@@ -80,9 +82,9 @@ pub fn intent(
         policy_digest: policies,
         client: tunnel.client.as_deref(),
     };
-    let appending = Instant::now();
+    core.timed.begin();
     let recorded = core.audit.intent(&intent);
-    core.timed.append(appending.elapsed());
+    core.timed.appended();
     recorded.map_err(|why| {
         tracing::error!(request.id = %exchange, error = %why, "the audit record can't be written, so no key is used");
         Rejection::new(Code::AuditUnavailable, "the record that a key is about to be used can't be written")

@@ -67,6 +67,8 @@ pub struct Download {
     came: bool,
     /// Whether everything of it is ready.
     ended: bool,
+    /// Why the upstream cut its reply, while what came before that is on its way.
+    failure: Option<crate::upstream::Error>,
     run: Option<Run>,
     account: Account,
 }
@@ -135,6 +137,11 @@ impl Download {
             self.account.cut(OutcomeWord::Aborted, Some(rejection.code));
             return Poll::Ready(Some(Err(Box::new(h2::Error::from(h2::Reason::CANCEL)))));
         }
+        if let Some(why) = self.failure.take() {
+            tracing::debug!(request.id = %self.account.of().0, error = %why, "the upstream cut its reply");
+            self.account.cut(OutcomeWord::UpstreamError, Some(Code::UpstreamUnreachable));
+            return Poll::Ready(Some(Err(why.into())));
+        }
         loop {
             if (self.ready.is_empty() || (self.came && !self.ended))
                 && let Err(rejection) = self.unpack()
@@ -162,9 +169,10 @@ impl Download {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(None) => self.came = true,
                 Poll::Ready(Some(Err(why))) => {
-                    tracing::debug!(request.id = %self.account.of().0, error = %why, "the upstream cut its reply");
-                    self.account.cut(OutcomeWord::UpstreamError, Some(Code::UpstreamUnreachable));
-                    return Poll::Ready(Some(Err(why.into())));
+                    // At the error hyper drops what it hasn't written: it gets a turn for that first.
+                    self.failure = Some(why);
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
                 }
                 Poll::Ready(Some(Ok(frame))) => {
                     if let Err(rejection) = self.look_again().and_then(|()| self.take(frame)) {
@@ -326,8 +334,9 @@ pub fn relay(
     step!(fit_head(&mut parts, &search, patterns.as_deref(), &mut account));
     // What has no body isn't asked for one: its length may tell of the body that isn't there.
     let ended = no_body || inner.is_end_stream();
-    let (ready, masked) = (VecDeque::new(), Hits::default());
-    let mut download = Download { inner, search, way, masked, ready, trailers: None, came: ended, ended, run, account };
+    let (ready, masked, trailers, failure) = (VecDeque::new(), Hits::default(), None, None);
+    let came = ended;
+    let mut download = Download { inner, search, way, masked, ready, trailers, came, ended, failure, run, account };
     if ended {
         download.finish();
     }

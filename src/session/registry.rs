@@ -36,6 +36,18 @@ impl Moment {
         Self { time: clock.now(), instant: Instant::now() }
     }
 
+    /// By the clock that is set now and then.
+    #[must_use]
+    pub const fn time(&self) -> Timestamp {
+        self.time
+    }
+
+    /// By the clock that only runs.
+    #[must_use]
+    pub const fn instant(&self) -> Instant {
+        self.instant
+    }
+
     /// How long after `earlier` this is, by the clock on which it is longer.
     fn since(&self, earlier: &Self) -> Duration {
         self.time.since(earlier.time).max(self.instant.saturating_duration_since(earlier.instant))

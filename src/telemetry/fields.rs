@@ -73,6 +73,40 @@ impl Visit for Visitor<'_> {
     }
 }
 
+/// Begins a field of a line that is written without tracing.
+pub(super) fn push_name(line: &mut Vec<u8>, name: &str) {
+    line.push(b' ');
+    line.extend_from_slice(name.as_bytes());
+    line.push(b'=');
+}
+
+/// A number, as [`Fields`] writes it.
+pub(super) fn push_number(line: &mut Vec<u8>, name: &str, value: u64) {
+    push_name(line, name);
+    line.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+}
+
+/// A text that has nothing to escape, as [`Fields`] writes it.
+pub(super) fn push_word(line: &mut Vec<u8>, name: &str, value: &str) {
+    push_name(line, name);
+    line.push(b'"');
+    line.extend_from_slice(value.as_bytes());
+    line.push(b'"');
+}
+
+/// A text, as [`Fields`] writes it.
+pub(super) fn push_text(line: &mut Vec<u8>, name: &str, value: &str) {
+    if value.bytes().all(|b| plain(b) && b != b'"' && b != b'\\') {
+        push_word(line, name, value);
+    } else {
+        push_name(line, name);
+        let mut text = String::new();
+        // A string takes everything.
+        let _ = write!(Clean(&mut Writer::new(&mut text)), "{value:?}");
+        line.extend_from_slice(text.as_bytes());
+    }
+}
+
 fn plain(byte: u8) -> bool {
     (0x20..0x7f).contains(&byte)
 }
@@ -93,13 +127,19 @@ impl fmt::Write for Clean<'_, '_> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::{Arc, Mutex};
 
     use super::*;
 
     #[derive(Clone, Default)]
-    struct Kept(Arc<Mutex<Vec<u8>>>);
+    pub struct Kept(Arc<Mutex<Vec<u8>>>);
+
+    impl Kept {
+        pub fn text(&self) -> String {
+            String::from_utf8(self.0.lock().expect("not poisoned").clone()).expect("text")
+        }
+    }
 
     impl std::io::Write for Kept {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
@@ -129,7 +169,7 @@ mod tests {
             tracing::info!(mode = "forward", bytes = 7u64, id = %"x-1", none = None::<&str>, "exchange");
             tracing::warn!(quoted = "say \"a\\b\"", %detail, text = detail, "{detail}");
         });
-        let text = String::from_utf8(kept.0.lock().expect("not poisoned").clone()).expect("text");
+        let text = kept.text();
         let mut lines = text.lines();
         assert_eq!(lines.next(), Some(" INFO exchange mode=\"forward\" bytes=7 id=x-1"));
         let last = lines.next().expect("a second line");

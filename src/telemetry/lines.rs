@@ -5,6 +5,7 @@
 //! them. Nothing here is the audit: what must not be lost is written there.
 
 use std::io::{self, Write as _};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -20,6 +21,19 @@ static WAITING: Mutex<Vec<u8>> = Mutex::new(Vec::new());
 static FILLED: Condvar = Condvar::new();
 /// Whether a thread writes out what waits.
 static WRITER: OnceLock<bool> = OnceLock::new();
+
+/// Whether this process logs plain text, so that a line may be written without tracing.
+static PLAIN: AtomicBool = AtomicBool::new(false);
+
+/// Lines are plain text from here on.
+pub(super) fn set_plain() {
+    PLAIN.store(true, Ordering::Relaxed);
+}
+
+/// Whether a line may be written without tracing.
+pub(super) fn are_plain() -> bool {
+    PLAIN.load(Ordering::Relaxed)
+}
 
 /// Writes out what waits; to be called before the process ends.
 pub fn flush() {
@@ -64,20 +78,25 @@ impl<'a> MakeWriter<'a> for Lines {
     }
 }
 
+/// Adds a whole line; an urgent one goes out at once.
+pub(super) fn append(line: &[u8], urgent: bool) {
+    let mut waiting = WAITING.lock().unwrap_or_else(PoisonError::into_inner);
+    let first = waiting.is_empty();
+    waiting.extend_from_slice(line);
+    if urgent || waiting.len() >= MOST {
+        write_out(&mut waiting);
+    } else if first {
+        let start = || std::thread::Builder::new().name("log".to_owned()).spawn(write_now_and_then).is_ok();
+        match WRITER.get_or_init(start) {
+            true => FILLED.notify_one(),
+            false => write_out(&mut waiting),
+        }
+    }
+}
+
 impl io::Write for Line {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        let mut waiting = WAITING.lock().unwrap_or_else(PoisonError::into_inner);
-        let first = waiting.is_empty();
-        waiting.extend_from_slice(line);
-        if self.urgent || waiting.len() >= MOST {
-            write_out(&mut waiting);
-        } else if first {
-            let start = || std::thread::Builder::new().name("log".to_owned()).spawn(write_now_and_then).is_ok();
-            match WRITER.get_or_init(start) {
-                true => FILLED.notify_one(),
-                false => write_out(&mut waiting),
-            }
-        }
+        append(line, self.urgent);
         Ok(line.len())
     }
 

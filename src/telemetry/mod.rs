@@ -1,5 +1,6 @@
 //! Metrics and logs.
 
+mod exchange;
 mod fields;
 mod lines;
 mod metrics;
@@ -7,6 +8,7 @@ mod node;
 mod time;
 mod timed;
 
+pub use exchange::{Exchange, Severity};
 pub use lines::flush;
 pub use metrics::{Connection, Metrics};
 pub use timed::Timed;
@@ -37,6 +39,9 @@ pub fn init_logs(level: &str, json: bool) {
         false => registry.with(lines.compact().with_ansi(false).fmt_fields(fields::Fields)).try_init(),
     };
     if started.is_ok() {
+        if !json && !colours {
+            lines::set_plain();
+        }
         let _ = SET_FILTER.set(Box::new(move |filter| {
             let _ = handle.reload(filter);
         }));

@@ -6,33 +6,47 @@ use std::fmt;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
 
-use crate::model::{Clock as _, SystemClock};
+use crate::model::{Clock as _, SystemClock, Timestamp};
 
 /// Writes the time. What stays the same for a second is kept from line to line.
 pub(super) struct Utc;
 
 thread_local! {
-    /// A second since 1970, and its text up to the point.
+    /// A second since 1970, and its text with the point behind it.
     static SECOND: RefCell<(i64, String)> = const { RefCell::new((i64::MIN, String::new())) };
 }
 
 impl FormatTime for Utc {
     fn format_time(&self, writer: &mut Writer<'_>) -> fmt::Result {
-        let now = SystemClock.now().millis();
-        let (second, millis) = (now.div_euclid(1000), now.rem_euclid(1000));
-        SECOND.with_borrow_mut(|(of, text)| {
-            if *of != second {
-                *text = text_of(second);
-                *of = second;
-            }
-            writer.write_str(text)
-        })?;
-        // Three digits with their zeros in front: the first of four is cut off.
-        let mut digits = itoa::Buffer::new();
-        writer.write_char('.')?;
-        writer.write_str(&digits.format(1000 + millis)[1..])?;
-        writer.write_char('Z')
+        text(SystemClock.now(), |second, millis| {
+            writer.write_str(second)?;
+            writer.write_str(millis)?;
+            writer.write_char('Z')
+        })
     }
+}
+
+/// Puts the time in front of a line that is written without tracing.
+pub(super) fn push(line: &mut Vec<u8>, at: Timestamp) {
+    text(at, |second, millis| {
+        line.extend_from_slice(second.as_bytes());
+        line.extend_from_slice(millis.as_bytes());
+        line.push(b'Z');
+    });
+}
+
+/// The text of the second with its point, and the digits behind it.
+fn text<T>(at: Timestamp, write: impl FnOnce(&str, &str) -> T) -> T {
+    let (second, millis) = (at.millis().div_euclid(1000), at.millis().rem_euclid(1000));
+    SECOND.with_borrow_mut(|(of, text)| {
+        if *of != second {
+            *text = text_of(second);
+            text.push('.');
+            *of = second;
+        }
+        // Three digits with their zeros in front: the first of four is cut off.
+        write(text, &itoa::Buffer::new().format(1000 + millis)[1..])
+    })
 }
 
 fn text_of(second: i64) -> String {

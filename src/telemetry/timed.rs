@@ -3,7 +3,8 @@
 //! A core adds them up by itself and hands them over at its tick, so that cores share no counter
 //! there. `/metrics` is behind by a tick, 100 ms, at most.
 
-use std::time::Duration;
+use std::cell::Cell;
+use std::time::{Duration, Instant};
 
 use prometheus::Histogram;
 use prometheus::local::LocalHistogram;
@@ -18,6 +19,9 @@ pub struct Timed {
     lookups: LocalHistogram,
     opens: LocalHistogram,
     appends: LocalHistogram,
+    /// When the last step began or ended: what follows at once begins there. A reading of the clock is
+    /// dear enough to be shared.
+    mark: Cell<Instant>,
 }
 
 impl Timed {
@@ -31,6 +35,7 @@ impl Timed {
             lookups: local(&metrics.node.token_lookup),
             opens: local(&metrics.node.vault_open),
             appends: local(&metrics.audit_append),
+            mark: Cell::new(Instant::now()),
         }
     }
 
@@ -45,19 +50,34 @@ impl Timed {
         observe(&self.overheads, mode, took);
     }
 
+    /// A step begins. Its end comes before anything is awaited.
+    pub fn begin(&self) {
+        self.mark.set(Instant::now());
+    }
+
+    /// When the last step began or ended.
+    pub fn mark(&self) -> Instant {
+        self.mark.get()
+    }
+
+    fn end(&self, of: &LocalHistogram) {
+        let now = Instant::now();
+        of.observe(now.saturating_duration_since(self.mark.replace(now)).as_secs_f64());
+    }
+
     /// A request was searched for tokens.
-    pub fn lookup(&self, took: Duration) {
-        self.lookups.observe(took.as_secs_f64());
+    pub fn looked_up(&self) {
+        self.end(&self.lookups);
     }
 
     /// A key was opened.
-    pub fn open(&self, took: Duration) {
-        self.opens.observe(took.as_secs_f64());
+    pub fn opened(&self) {
+        self.end(&self.opens);
     }
 
     /// The record of an intent was appended.
-    pub fn append(&self, took: Duration) {
-        self.appends.observe(took.as_secs_f64());
+    pub fn appended(&self) {
+        self.end(&self.appends);
     }
 
     /// Hands over what was measured.

@@ -2,10 +2,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::{Rc, Weak};
 use std::time::Instant;
 
+use foldhash::quality::RandomState;
 use http::header::{CONTENT_LENGTH, COOKIE, PROXY_AUTHORIZATION, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version};
 use http_body::Body as _;
@@ -16,8 +18,10 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use super::RequestBody;
 use super::alarm::Alarm;
 use super::connect::{self, Purpose, Tls};
+use super::drive::Driver;
 use super::egress::{Credentials, Proxy, Speaks};
 use super::lenient::Lenient;
+use super::noted::Noted;
 use super::reply::{Back, End, ReplyBody};
 use super::stream::Stream;
 use super::upgrade::{Alone, Io};
@@ -30,8 +34,10 @@ pub struct Upstream(Rc<Inner>);
 pub(super) struct Inner {
     settings: Settings,
     tls: Tls,
-    pools: RefCell<HashMap<Place, Pool>>,
+    pools: RefCell<HashMap<Place, Pool, RandomState>>,
     open: Rc<Cell<usize>>,
+    /// The time as of the core's last tick: near enough for how long a connection is idle.
+    ticked: Cell<Instant>,
 }
 
 /// What connections may be shared by: nothing else may differ between two requests on one.
@@ -51,14 +57,15 @@ struct Pool {
 
 /// A connection that waits for its next request.
 struct Idle {
-    sender: http1::SendRequest<RequestBody>,
+    sender: http1::SendRequest<Noted>,
+    driver: Driver,
     born: Instant,
     since: Instant,
     alarm: Alarm,
 }
 
 enum Sender {
-    Http1(http1::SendRequest<RequestBody>),
+    Http1(http1::SendRequest<Noted>, Driver),
     Http2(http2::SendRequest<RequestBody>),
     /// HTTP/1.1, for a request that asks to switch protocols.
     Alone(Alone),
@@ -94,7 +101,13 @@ impl Upstream {
     /// An empty pool with these settings.
     #[must_use]
     pub fn new(settings: Settings, tls: Tls) -> Self {
-        Self(Rc::new(Inner { settings, tls, pools: RefCell::default(), open: Rc::default() }))
+        Self(Rc::new(Inner {
+            settings,
+            tls,
+            pools: RefCell::default(),
+            open: Rc::default(),
+            ticked: Cell::new(Instant::now()),
+        }))
     }
 
     /// What was set.
@@ -112,9 +125,16 @@ impl Upstream {
     }
 
     /// A pooled connection to the authority; else what makes a new one.
-    pub fn checkout(&self, org: OrgId, scheme: Scheme, authority: &Authority, want: Protocol) -> Checkout<'_> {
+    pub fn checkout(
+        &self,
+        org: OrgId,
+        scheme: Scheme,
+        authority: &Authority,
+        want: Protocol,
+        now: Instant,
+    ) -> Checkout<'_> {
         let place = Place { org, scheme, authority: authority.clone() };
-        match self.0.take(&place, want) {
+        match self.0.take(&place, want, now) {
             Some((sender, born, alarm)) => {
                 Checkout::Pooled(Connection { sender, place, born, home: Rc::downgrade(&self.0), alarm })
             }
@@ -151,7 +171,7 @@ impl Upstream {
         let purpose = if clear { Purpose::ClearRequests } else { Purpose::Stream };
         let stream = connect::reach(settings, &inner.tls, &place.authority, purpose).await?;
         if clear {
-            let sender = Sender::Http1(http1_handshake(Lenient::new(stream), &inner.open).await?);
+            let sender = http1_handshake(Lenient::new(stream), &inner.open).await?;
             return Ok(Connection { sender, place, born, home, alarm: Alarm::default() });
         }
         let want = if inner.only_h2(&place) { Protocol::Http2 } else { want };
@@ -169,7 +189,7 @@ impl Upstream {
                 inner.pools.borrow_mut().entry(place.clone()).or_default().shared = Some((sender.clone(), born));
                 Sender::Http2(sender)
             }
-            _ => Sender::Http1(http1_handshake(stream, &inner.open).await?),
+            _ => http1_handshake(stream, &inner.open).await?,
         };
         Ok(Connection { sender, place, born, home, alarm: Alarm::default() })
     }
@@ -177,12 +197,13 @@ impl Upstream {
     /// Closes what has been idle or alive for too long; called at the core's tick.
     pub fn reap(&self) {
         let (now, pool) = (Instant::now(), &self.0.settings.pool);
+        self.0.ticked.set(now);
         let mut pools = self.0.pools.borrow_mut();
         for of in pools.values_mut() {
-            of.idle.retain(|idle| {
-                !idle.sender.is_closed()
-                    && now.duration_since(idle.since) < pool.idle
-                    && now.duration_since(idle.born) < pool.lifetime
+            of.idle.retain_mut(|idle| {
+                now.saturating_duration_since(idle.since) < pool.idle
+                    && now.saturating_duration_since(idle.born) < pool.lifetime
+                    && idle.driver.is_open()
             });
             if of.shared.as_ref().is_some_and(|(s, born)| s.is_closed() || now.duration_since(*born) >= pool.lifetime) {
                 of.shared = None;
@@ -213,32 +234,32 @@ impl Inner {
         self.pools.borrow().get(place).is_some_and(|of| of.only_h2)
     }
 
-    fn take(&self, place: &Place, want: Protocol) -> Option<(Sender, Instant, Alarm)> {
+    fn take(&self, place: &Place, want: Protocol, now: Instant) -> Option<(Sender, Instant, Alarm)> {
         let mut pools = self.pools.borrow_mut();
         let of = pools.get_mut(place)?;
-        let life = |born: &Instant| born.elapsed() < self.settings.pool.lifetime;
+        let life = |born: &Instant| now.saturating_duration_since(*born) < self.settings.pool.lifetime;
         if (want != Protocol::Http1 || of.only_h2)
             && let Some((sender, born)) = of.shared.as_ref().filter(|(s, born)| !s.is_closed() && life(born))
         {
             return Some((Sender::Http2(sender.clone()), *born, Alarm::default()));
         }
-        while let Some(Idle { sender, born, alarm, .. }) = of.idle.pop() {
-            if sender.is_ready() && life(&born) {
-                return Some((Sender::Http1(sender), born, alarm));
+        while let Some(Idle { sender, mut driver, born, alarm, .. }) = of.idle.pop() {
+            if life(&born) && driver.is_open() && sender.is_ready() {
+                return Some((Sender::Http1(sender, driver), born, alarm));
             }
         }
         None
     }
 
     pub(super) fn give_back(&self, back: Back, alarm: Alarm) {
-        let Back { sender, place, born, .. } = back;
+        let Back { sender, driver, place, born, .. } = back;
         if sender.is_closed() {
             return;
         }
         let mut pools = self.pools.borrow_mut();
         let of = pools.entry(place).or_default();
         if of.idle.len() < self.settings.pool.max_idle {
-            of.idle.push(Idle { sender, born, since: Instant::now(), alarm });
+            of.idle.push(Idle { sender, driver, born, since: self.ticked.get(), alarm });
         }
     }
 }
@@ -259,7 +280,7 @@ impl Drop for Open {
     }
 }
 
-async fn http1_handshake<S>(stream: S, all: &Rc<Cell<usize>>) -> Result<http1::SendRequest<RequestBody>, Error>
+async fn http1_handshake<S>(stream: S, all: &Rc<Cell<usize>>) -> Result<Sender, Error>
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + 'static,
 {
@@ -270,11 +291,11 @@ where
         .await
         .map_err(|_| Error::Closed { written: false })?;
     let open = Open::new(all);
-    tokio::task::spawn_local(async move {
+    let driver = Driver::new(async move {
         let _open = open;
         let _ = connection.await;
     });
-    Ok(sender)
+    Ok(Sender::Http1(sender, driver))
 }
 
 async fn http2_handshake<S>(stream: S, all: &Rc<Cell<usize>>) -> Result<http2::SendRequest<RequestBody>, Error>
@@ -313,8 +334,9 @@ impl Connection {
         let (place, born, home, mut alarm) = (self.place, self.born, self.home, self.alarm);
         drop(inner);
         match self.sender {
-            Sender::Http1(mut sender) => {
-                if sender.ready().await.is_err() {
+            Sender::Http1(mut sender, mut driver) => {
+                let ready = poll_fn(|cx| driver.run(cx, |cx| sender.poll_ready(cx))).await;
+                if !matches!(ready, Some(Ok(()))) {
                     return Err((Error::Closed { written: false }, Some(request)));
                 }
                 join_cookies(request.headers_mut());
@@ -323,16 +345,31 @@ impl Connection {
                 if let Some(credentials) = asked {
                     ask_proxy(&mut request, &place, credentials.as_ref());
                 }
-                let reply = alarm.limit(limit, pin!(sender.try_send_request(request))).await;
-                let response = settled(reply)
-                    .map_err(|(why, back)| (why, if through_proxy { back.map(unasked) } else { back }))?;
+                let whole = Rc::new(Cell::new(false));
+                let mut reply = pin!(sender.try_send_request(request.map(|body| Noted::new(body, &whole))));
+                let driven = poll_fn(|cx| driver.run(cx, |cx| reply.as_mut().poll(cx)));
+                let response = match alarm.limit(limit, pin!(driven)).await {
+                    Some(None) => return Err((Error::Closed { written: true }, None)),
+                    reply => settled(reply.flatten()).map_err(|(why, back)| {
+                        let back = back.map(|request| request.map(Noted::into_body));
+                        (why, if through_proxy { back.map(unasked) } else { back })
+                    })?,
+                };
                 if through_proxy && response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
                     return Err((through::refused(407), None));
                 }
                 if ambiguous(&response) {
                     return Err((Error::Http, None));
                 }
-                let back = Some(Back { sender, place, born, home });
+                // An agent may go on sending without reading, and then nobody polls the reply: its
+                // body has to be sent all the same.
+                let back = match whole.get() {
+                    true => Some(Back { sender, driver, place, born, home }),
+                    false => {
+                        tokio::task::spawn_local(driver.finish());
+                        None
+                    }
+                };
                 Ok(response.map(|body| ReplyBody::new(body, End::Framed(back), idle, alarm)))
             }
             Sender::Alone(alone) => {
@@ -434,10 +471,10 @@ fn with_authority(place: &Place, origin: &Uri) -> Uri {
     Uri::from_parts(parts).unwrap_or_else(|_| origin.clone())
 }
 
-type Sent = Result<Response<Incoming>, hyper::client::conn::TrySendError<Request<RequestBody>>>;
+type Sent<B> = Result<Response<Incoming>, hyper::client::conn::TrySendError<Request<B>>>;
 
 #[expect(clippy::result_large_err, reason = "the request comes back whole, and only where a connection was lost")]
-fn settled(reply: Option<Sent>) -> Result<Response<Incoming>, (Error, Option<Request<RequestBody>>)> {
+fn settled<B>(reply: Option<Sent<B>>) -> Result<Response<Incoming>, (Error, Option<Request<B>>)> {
     match reply {
         None => Err((Error::Timeout(Stage::Headers), None)),
         Some(Ok(response)) => Ok(response),

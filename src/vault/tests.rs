@@ -109,6 +109,7 @@ impl Bench {
     fn receipt(&self, exchange: ExchangeId, key: KeyId, version: u32) -> Receipt {
         let name: &Name = &self.key.name;
         let intent = Intent {
+            at: crate::model::Timestamp(1),
             exchange,
             session: self.session,
             token: None,

@@ -59,6 +59,7 @@ impl Bench {
 
     fn intent(&self) -> Intent<'_> {
         Intent {
+            at: crate::model::Timestamp(1),
             exchange: self.exchange,
             session: self.session,
             token: None,
@@ -138,6 +139,7 @@ impl Bench {
 
 fn outcome() -> Outcome {
     Outcome {
+        at: crate::model::Timestamp(2),
         status: Some(200),
         outcome: OutcomeWord::Ok,
         bytes_in: 1,
