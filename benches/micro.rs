@@ -17,9 +17,9 @@ use http::header::AUTHORIZATION;
 use http::{HeaderValue, Method, Request};
 use sallyport::audit::{self, AuditKeys, Intent, Journal, Receipt, Writer};
 use sallyport::model::{
-    Authority, Cleartext, Clock, Destination, Environment, ExchangeId, GrantId, HostPattern, KeyId, KeyKind, Name,
-    OrgId, ProjectId, ProxyToken, Scheme, Secret, SessionId, SessionSecret, Slot, SystemClock, TokenForm, TokenHash,
-    TokenId, TokenShape,
+    Authority, Bounds, Cleartext, Clock, Destination, Environment, ExchangeId, GrantId, HostPattern, KeyId, KeyKind,
+    Name, OrgId, ProjectId, ProxyToken, Scheme, Secret, SessionId, SessionSecret, Slot, SystemClock, TokenForm,
+    TokenHash, TokenId, TokenShape,
 };
 use sallyport::policy::{Decision, Facts, Permit, PolicySet, shipped};
 use sallyport::proxy::identify::Found;
@@ -186,6 +186,7 @@ impl Live {
                     environment: key.environment,
                     tool: None,
                     secret,
+                    bounds: Bounds::default(),
                     standing: Standing::Active,
                     created_at: now,
                     expires_at,

@@ -10,7 +10,7 @@ use super::auth::Caller;
 use super::body::{Body, Paging, Query, environment, text};
 use super::sessions::{StartedView, Wanted, key_names, lasting, prepare};
 use super::{Action, Problem, State};
-use crate::model::{Name, RequestId};
+use crate::model::{Bounds, Name, RequestId};
 use crate::session::records::{AccessRequest, Project, RequestState, Tool};
 use crate::store::Find;
 
@@ -160,7 +160,15 @@ pub(super) async fn request(
         request.decided_by = format!("policy: {why}");
         request.decided_at = Some(now);
     } else if admin.policies.current().approves(&keys, environment, &tool.name, &project.name) {
-        let wanted = Wanted { org, project: tool.project, tool: Some(tool.id), environment, keys: &keys, secs };
+        let wanted = Wanted {
+            org,
+            project: tool.project,
+            tool: Some(tool.id),
+            environment,
+            keys: &keys,
+            secs,
+            bounds: Bounds::default(),
+        };
         let made = prepare(&admin, &wanted).await?;
         request.state = RequestState::Approved;
         request.decided_by = "policy".to_owned();

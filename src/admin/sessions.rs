@@ -1,17 +1,22 @@
 //! `/api/v1/mcp/sessions`
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Path, State as Shared};
 use axum::http::StatusCode;
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::auth::Caller;
 use super::body::{Body, Paging, Query, environment, limit, name};
 use super::{Action, Admin, Problem, State};
-use crate::model::{Environment, GrantId, KeyId, Name, OrgId, ProjectId, SessionId, SessionSecret, Timestamp, ToolId};
+use crate::model::{
+    Bounds, Environment, FingerprintError, GrantId, KeyId, Name, OrgId, ProjectId, SessionId, SessionSecret, Timestamp,
+    ToolId,
+};
 use crate::session::records::{Grant, Session, Standing, Tool};
 use crate::store::Find;
 use crate::vault::key::Key;
@@ -25,6 +30,10 @@ pub(super) struct View {
     environment: String,
     /// The id of the tool that it was bought for, if it was.
     tool: Option<String>,
+    /// The networks from which it may be used; none stands for all.
+    sources: Vec<String>,
+    /// The SHA-256 of the client certificate that has to be shown to use it, in hexadecimal digits.
+    client_certificate: Option<String>,
     /// `active`, `expired` or `revoked`.
     state: &'static str,
     #[schema(format = DateTime)]
@@ -46,6 +55,8 @@ impl View {
             id: session.id.to_string(),
             environment: session.environment.to_string(),
             tool: session.tool.map(|id| id.to_string()),
+            sources: session.bounds.sources.iter().map(ToString::to_string).collect(),
+            client_certificate: session.bounds.certificate.map(|fingerprint| fingerprint.to_string()),
             state: state(&session.standing, session.expires_at, now),
             revoked_at,
             revoked_by,
@@ -106,6 +117,12 @@ pub(super) struct New {
     /// How long it lasts; an hour if absent.
     #[schema(minimum = 60, maximum = 2592000)]
     duration_seconds: Option<u32>,
+    /// The networks from which it may be used, such as `10.0.0.0/8` or `192.0.2.7`; all if absent.
+    #[schema(max_items = 50)]
+    #[serde(default)]
+    sources: Vec<String>,
+    /// The SHA-256 of the client certificate without which it may not be used, in hexadecimal digits.
+    client_certificate: Option<String>,
 }
 
 /// Which sessions.
@@ -143,6 +160,27 @@ pub(super) fn lasting(secs: Option<u32>) -> Result<u32, Problem> {
     }
 }
 
+/// The most networks of a session.
+const MAX_SOURCES: usize = 50;
+
+/// From where a session may be used.
+fn bounds(sources: &[String], certificate: Option<&str>) -> Result<Bounds, Problem> {
+    if sources.len() > MAX_SOURCES {
+        return Err(Problem::invalid("sources", format!("name at most {MAX_SOURCES} networks")));
+    }
+    let network = |text: &String| {
+        let one = || text.parse::<IpAddr>().map(|ip| IpNet::from(ip.to_canonical()));
+        text.parse()
+            .or_else(|_| one())
+            .map_err(|_| Problem::invalid("sources", "it is a network such as 10.0.0.0/8, or an address".to_owned()))
+    };
+    let sources = sources.iter().map(network).collect::<Result<_, _>>()?;
+    let certificate = certificate.map(str::parse).transpose();
+    let certificate =
+        certificate.map_err(|why: FingerprintError| Problem::invalid("clientCertificate", why.to_string()))?;
+    Ok(Bounds { sources, certificate })
+}
+
 /// What a session is to be.
 pub(super) struct Wanted<'a> {
     pub org: OrgId,
@@ -151,6 +189,7 @@ pub(super) struct Wanted<'a> {
     pub environment: Environment,
     pub keys: &'a [Name],
     pub secs: u32,
+    pub bounds: Bounds,
 }
 
 /// A session on its way into the store.
@@ -204,6 +243,7 @@ pub(super) async fn prepare(admin: &Admin, wanted: &Wanted<'_>) -> Result<Fresh,
         environment: wanted.environment,
         tool: wanted.tool,
         secret: secret.hash(),
+        bounds: wanted.bounds.clone(),
         standing: Standing::Active,
         created_at: now,
         expires_at: now.plus(Duration::from_secs(wanted.secs.into())),
@@ -249,6 +289,7 @@ pub(super) async fn start(
     let keys = key_names(&new.keys)?;
     let environment = environment(new.environment.as_deref())?;
     let secs = lasting(new.duration_seconds)?;
+    let bounds = bounds(&new.sources, new.client_certificate.as_deref())?;
     let tool: Option<Tool> = match &new.tool {
         Some(tool) => Some(admin.by_id_or_name(org, tool, "tool").await?),
         None => None,
@@ -266,8 +307,16 @@ pub(super) async fn start(
         }
     }
     let tool = tool.map(|t| t.id);
-    let fresh = prepare(&admin, &Wanted { org, project, tool, environment, keys: &keys, secs }).await?;
-    let detail = format!("keys={} seconds={secs}", keys.iter().map(Name::as_str).collect::<Vec<_>>().join(","));
+    let fresh = prepare(&admin, &Wanted { org, project, tool, environment, keys: &keys, secs, bounds }).await?;
+    let mut detail = format!("keys={} seconds={secs}", keys.iter().map(Name::as_str).collect::<Vec<_>>().join(","));
+    let Bounds { sources, certificate } = &fresh.session.bounds;
+    if !sources.is_empty() {
+        let all: Vec<_> = sources.iter().map(ToString::to_string).collect();
+        detail.push_str(&format!(" sources={}", all.join(",")));
+    }
+    if let Some(certificate) = certificate {
+        detail.push_str(&format!(" client_certificate={certificate}"));
+    }
     let what = Action { action: "session_start", subject: &fresh.session.id.to_string(), detail: &detail };
     admin.commit(&caller, what, fresh.added_to(admin.store.batch(org))).await?;
     Ok((StatusCode::CREATED, Json(fresh.shown(&keys, admin.clock.now()))))

@@ -18,8 +18,8 @@ use super::live::Live;
 use crate::audit::{Journal, RecordKind, SharedWriter};
 use crate::credential;
 use crate::model::{
-    BaseUrl, Destination, Environment, GrantId, KeyId, KeyKind, Name, OrgId, ProjectId, ProxyToken, Secret, SessionId,
-    SessionSecret, Timestamp, TokenForm, TokenId, TokenShape, ToolId,
+    BaseUrl, Bounds, Destination, Environment, GrantId, KeyId, KeyKind, Name, OrgId, ProjectId, ProxyToken, Secret,
+    SessionId, SessionSecret, Timestamp, TokenForm, TokenId, TokenShape, ToolId,
 };
 use crate::policy::Library;
 use crate::providers;
@@ -419,6 +419,7 @@ impl Node {
             environment,
             tool: tool.map(|t| t.id),
             secret: secret.hash(),
+            bounds: Bounds::default(),
             standing: Standing::Active,
             created_at: now,
             expires_at: now.plus(lasts),

@@ -220,6 +220,11 @@ impl Writer {
         Ok((receipt, draft))
     }
 
+    /// Records that somebody should look at something that is no exchange; it rides on the next append.
+    pub fn event(&self, who: &str, event: &str, subject: &str, detail: &str) {
+        self.0.borrow_mut().hold(RecordKind::Security, |line| line.deed(who, event, subject, detail));
+    }
+
     /// Records a refusal; it rides on the next append. While records can't be written, refusals are
     /// kept up to [`Settings::held_bytes`] and counted beyond it.
     pub fn denied(

@@ -25,6 +25,13 @@ pub enum Command {
         /// How long it lasts, such as 30m or 8h
         #[arg(long, default_value = "1h", value_name = "DURATION", value_parser = super::seconds)]
         lasts: u32,
+        /// A network from which it may be used, such as 10.0.0.0/8; repeat for several [default: all]
+        #[arg(long = "source", value_name = "NETWORK")]
+        sources: Vec<String>,
+        /// The SHA-256 of the client certificate without which it may not be used; agents show it on
+        /// listen.proxy_tls and listen.gateway_tls
+        #[arg(long, value_name = "SHA256")]
+        client_cert: Option<String>,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -57,13 +64,15 @@ const PATH: &str = "/api/v1/mcp/sessions";
 
 pub async fn run(client: &Client, command: Command) -> anyhow::Result<()> {
     match command {
-        Command::Start { keys, tool, project, environment, lasts, json } => {
+        Command::Start { keys, tool, project, environment, lasts, sources, client_cert, json } => {
             let body = super::given(json!({
                 "keys": keys,
                 "tool": tool,
                 "project": project,
                 "environment": environment,
                 "durationSeconds": lasts,
+                "sources": sources,
+                "clientCertificate": client_cert,
             }));
             let started = client.post(PATH, &body).await?;
             output::show(&started, json)?;

@@ -94,6 +94,9 @@ pub const SETTINGS: &[Setting] = &[
     maybe!("listen.gateway", node.gateway),
     maybe!("listen.gateway_tls", node.gateway_tls),
     maybe!("listen.admin", admin_listen),
+    own!("listen.proxy_protocol", node.proxy.balancers, |v| {
+        list(v, |net| net.parse().map_err(|_| format!("{net} is no network such as 10.0.0.0/8")))
+    }),
     plain!("store.url", store.url),
     maybe!("store.owner_url", store.owner_url),
     maybe!("store.feed_url", store.feed_url),
@@ -150,6 +153,7 @@ pub const SETTINGS: &[Setting] = &[
     plain!("proxy.limits.headers", node.proxy.limits.headers),
     plain!("proxy.limits.connections", node.proxy.limits.connections),
     plain!("proxy.limits.streams", node.proxy.limits.streams),
+    size!("proxy.limits.proxy_header", node.proxy.limits.proxy_header_bytes),
     plain!("proxy.limits.auth_tries", node.proxy.limits.auth_tries),
     plain!("proxy.limits.codings", node.proxy.limits.codings),
     size!("proxy.limits.window", node.proxy.limits.window_bytes),

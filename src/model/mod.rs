@@ -12,6 +12,7 @@ mod ids;
 mod kind;
 mod name;
 mod near;
+mod origin;
 mod secret;
 mod slot;
 mod template;
@@ -27,6 +28,7 @@ pub use ids::{
 pub use kind::{KeyKind, KeyKindError};
 pub use name::{Environment, Name, NameError};
 pub use near::nearest;
+pub use origin::{Bounds, Fingerprint, FingerprintError, Origin};
 pub use secret::Secret;
 pub use slot::{FieldName, Pointer, Slot, SlotError};
 pub use template::{PathTemplate, Template};

@@ -21,7 +21,7 @@ use super::target;
 use super::tunnel::{Tunnel, authenticate};
 use super::upload::Upload;
 use super::websocket::{self, Asked, Decided};
-use super::{Mode, forward, put};
+use super::{Mode, bounds, forward, put};
 use crate::model::{ExchangeId, OrgId};
 use crate::session::live::LiveSession;
 use crate::session::registry::Moment;
@@ -113,6 +113,12 @@ async fn run(
         registry: &shared.registry,
     };
     let mut policies = shared.policies.current();
+    for found in &identified.found {
+        if let Err(misplaced) = bounds::check(core, &found.token.session, &tunnel.from) {
+            account.of_token(&found.token);
+            step!(Err(misplaced));
+        }
+    }
     let authorized = authorize::authorize(&policies, &question, &identified);
     if let (Err(_), Some(found)) = (&authorized, identified.found.first()) {
         account.of_token(&found.token);
@@ -235,7 +241,7 @@ fn who<B>(
         },
         (None, Mode::Forward, None) => {
             let credentials = request.headers().get(PROXY_AUTHORIZATION).map(HeaderValue::as_bytes);
-            authenticate(core, credentials, tunnel.required)
+            authenticate(core, credentials, tunnel)
         }
         _ => Ok(None),
     }

@@ -24,7 +24,7 @@ use super::unread::{Paced, Streams};
 use super::websocket::Socket;
 use super::wire::Prefixed;
 use super::worded::Worded;
-use crate::model::{Host, Scheme};
+use crate::model::{Fingerprint, Host, Scheme};
 
 /// The first byte of a TLS record that carries a handshake (RFC 8446 section 5.1).
 const HANDSHAKE: u8 = 0x16;
@@ -72,12 +72,16 @@ pub async fn tls<S: AsyncRead + AsyncWrite + Unpin + 'static>(core: Rc<Core>, st
             _ => authority.host.clone(),
         };
         tunnel.wrong_name = named.is_some_and(|named| named.as_ref() != Ok(&host));
-        let config = core.shared.leaves.get(&host).ok()?;
-        start.into_stream(config).await.ok()
+        let config = match tunnel.mode {
+            Mode::Gateway => core.shared.leaves.asking(&host, &[b"h2", b"http/1.1"]),
+            Mode::Forward => core.shared.leaves.get(&host),
+        };
+        start.into_stream(config.ok()?).await.ok()
     });
     let Ok(Some(stream)) = accepted.await else { return };
     if tunnel.mode == Mode::Gateway {
         tunnel.target = None;
+        tunnel.from.certificate = shown(&stream);
     }
     let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let tunnel = Rc::new(tunnel);
@@ -97,7 +101,12 @@ where
     let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await.ok()?;
     let named = start.client_hello().server_name().map(Host::parse);
     let host = named.and_then(Result::ok).unwrap_or(Host::Ip(local));
-    start.into_stream(core.shared.leaves.get_http1(&host).ok()?).await.ok()
+    start.into_stream(core.shared.leaves.asking(&host, &[b"http/1.1"]).ok()?).await.ok()
+}
+
+/// The certificate that the agent showed, if it did.
+pub fn shown<S>(stream: &tokio_rustls::server::TlsStream<S>) -> Option<Fingerprint> {
+    stream.get_ref().1.peer_certificates()?.first().map(|certificate| Fingerprint::of(certificate))
 }
 
 /// Serves HTTP/1.1 on the stream until either side is done.

@@ -19,8 +19,8 @@ use tokio_util::task::TaskTracker;
 
 use super::core::{Connected, Core};
 use super::tunnel::{self, Credentials, Tunnel};
-use super::{Mode, intercept};
-use crate::model::{Authority, Host, Scheme};
+use super::{Mode, balanced, intercept};
+use crate::model::{Authority, Host, Origin, Scheme};
 
 /// What is served on a listening socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +36,13 @@ pub enum Kind {
 }
 
 impl Kind {
+    const fn mode(self) -> Mode {
+        match self {
+            Self::Forward | Self::ForwardTls => Mode::Forward,
+            Self::Gateway | Self::GatewayTls => Mode::Gateway,
+        }
+    }
+
     /// The setting that says where it listens.
     #[must_use]
     pub const fn setting(self) -> &'static str {
@@ -158,17 +165,25 @@ async fn connection(core: Rc<Core>, arrival: Arrival) {
     let _permit = permit;
     let _connected = Connected::new(&core.load);
     let _counted = core.shared.metrics.agent_connection();
-    let Ok(stream) = TcpStream::from_std(stream) else { return };
+    let Ok(mut stream) = TcpStream::from_std(stream) else { return };
     let _ = stream.set_nodelay(true);
-    let gateway = |target| Tunnel { target, ..Tunnel::new(Mode::Gateway, peer, false) };
+    let Some(address) = balanced::agent(&core, &mut stream, peer, kind.mode()).await else { return };
+    let from = Origin { address, certificate: None };
+    // Behind a balancer, what listens on loopback is reached from other machines.
+    let beyond = !address.ip().to_canonical().is_loopback();
+    let gateway = |target| Tunnel { target, ..Tunnel::new(Mode::Gateway, from, false) };
     match kind {
-        Kind::Forward => tunnel::serve(core, stream, peer, Credentials::AsSet).await,
+        Kind::Forward => {
+            let credentials = if beyond { Credentials::Required } else { Credentials::AsSet };
+            tunnel::serve(core, stream, from, credentials, beyond).await;
+        }
         Kind::ForwardTls => {
             let Ok(local) = stream.local_addr() else { return };
             let limit = core.shared.settings.deadlines.tls;
             let accepted = tokio::time::timeout(limit, intercept::own_tls(&core, stream, local.ip())).await;
             if let Ok(Some(stream)) = accepted {
-                tunnel::serve(core, stream, peer, Credentials::Required).await;
+                let from = Origin { certificate: intercept::shown(&stream), ..from };
+                tunnel::serve(core, stream, from, Credentials::Required, false).await;
             }
         }
         Kind::Gateway => intercept::serve_http1(core, stream, Rc::new(gateway(None))).await,

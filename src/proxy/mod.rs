@@ -10,7 +10,9 @@
 
 pub mod account;
 pub mod authorize;
+mod balanced;
 mod blind;
+mod bounds;
 pub mod coding;
 pub mod core;
 pub mod exchange;

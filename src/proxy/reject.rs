@@ -81,7 +81,8 @@ impl Code {
                 "token_misplaced",
                 Denied,
                 "The proxy token stands where it may not",
-                "Use it with its own session, and in a slot that its key names: see `sallyport keys show`.",
+                "Use it with its own session, from where that may be used (`sallyport sessions show`), and in a slot that \
+                 its key names (`sallyport keys show`).",
             ),
             Self::SessionExpired => (403, "session_expired", Denied, "The session has expired", "Start a new session."),
             Self::SessionRevoked => {

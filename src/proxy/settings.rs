@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 /// What happens to hosts that no key is bound to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Unbound {
@@ -19,6 +21,8 @@ pub enum Unbound {
 pub struct Settings {
     /// Whether agents have to present a session's proxy credentials. Default: no; `run` sets it.
     pub require_auth: bool,
+    /// Balancers, whose connections begin with a header of the PROXY protocol. Default: none.
+    pub balancers: Vec<IpNet>,
     /// What happens to hosts that no key is bound to. Default: forward.
     pub unbound: Unbound,
     /// The bounds.
@@ -38,6 +42,8 @@ pub struct Limits {
     pub connections: usize,
     /// The most concurrent streams on an HTTP/2 connection of an agent. Default: 100.
     pub streams: u32,
+    /// The longest header of the PROXY protocol, in bytes. Default: 2 KiB.
+    pub proxy_header_bytes: usize,
     /// The most tries at proxy credentials on one connection before it is closed. Default: 3.
     pub auth_tries: u32,
     /// The most content codings of one reply, one within the other. Default: 3.
@@ -81,6 +87,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             require_auth: false,
+            balancers: Vec::new(),
             unbound: Unbound::default(),
             limits: Limits {
                 head_bytes: 64 * 1024,
@@ -95,6 +102,7 @@ impl Default for Settings {
                 expanded_bytes: 4 << 20,
                 masked: 1000,
                 websocket_buffer: 64 * 1024,
+                proxy_header_bytes: 2048,
             },
             deadlines: Deadlines {
                 head: Duration::from_secs(30),

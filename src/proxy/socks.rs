@@ -58,7 +58,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let mut agent = Agent { stream, buffer };
-    let asked = timeout_at(deadline, handshake(&core, &mut agent, tunnel.required)).await;
+    let asked = timeout_at(deadline, handshake(&core, &mut agent, &tunnel)).await;
     let Agent { mut stream, buffer } = agent;
     match asked {
         Ok(Ok((authority, session))) => {
@@ -145,18 +145,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Agent<S> {
 async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
     core: &Core,
     agent: &mut Agent<S>,
-    required: bool,
+    tunnel: &Tunnel,
 ) -> Result<(Authority, Option<Arc<LiveSession>>), Failure> {
     let [_, count] = agent.take().await?;
     let methods = agent.text(count).await?;
     let session = if methods.contains(&PASSWORD) {
         agent.say(&[VERSION, PASSWORD]).await?;
-        password(core, agent, required).await?
-    } else if methods.contains(&NO_CREDENTIALS) && !required {
+        password(core, agent, tunnel).await?
+    } else if methods.contains(&NO_CREDENTIALS) && !tunnel.required {
         agent.say(&[VERSION, NO_CREDENTIALS]).await?;
         None
     } else {
-        let detail = if required { "the SOCKS client offers no password" } else { "the SOCKS client offers no method" };
+        let detail = match tunnel.required {
+            true => "the SOCKS client offers no password",
+            false => "the SOCKS client offers no method",
+        };
         return Err(refused(Code::ProxyAuthRequired, detail, &[VERSION, NO_METHOD]));
     };
     let [version, command, _, kind] = agent.take().await?;
@@ -180,7 +183,7 @@ async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
 async fn password<S: AsyncRead + AsyncWrite + Unpin>(
     core: &Core,
     agent: &mut Agent<S>,
-    required: bool,
+    tunnel: &Tunnel,
 ) -> Result<Option<Arc<LiveSession>>, Failure> {
     let [version, count] = agent.take().await?;
     if version != PASSWORD_VERSION {
@@ -189,11 +192,11 @@ async fn password<S: AsyncRead + AsyncWrite + Unpin>(
     let id = agent.text(count).await?;
     let [count] = agent.take().await?;
     let secret = agent.text(count).await?;
-    let session = match secret.is_empty() && !required {
+    let session = match secret.is_empty() && !tunnel.required {
         true => None,
         false => {
             let wrong = |why| Failure::Refused(why, vec![PASSWORD_VERSION, FAILED]);
-            Some(session_of(core, &id, &secret).map_err(wrong)?)
+            Some(session_of(core, &id, &secret, &tunnel.from).map_err(wrong)?)
         }
     };
     agent.say(&[PASSWORD_VERSION, 0]).await?;

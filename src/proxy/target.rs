@@ -50,7 +50,7 @@ pub fn read<B>(core: &Core, tunnel: &Tunnel, request: &Request<B>) -> Result<Tar
     match tunnel.mode {
         Mode::Forward => match &tunnel.target {
             Some((scheme, authority)) => inside_tunnel(*scheme, authority, request),
-            None => absolute(request),
+            None => absolute(tunnel, request),
         },
         Mode::Gateway => gateway(core, request),
     }
@@ -107,10 +107,15 @@ fn inside_tunnel<B>(scheme: Scheme, authority: &Authority, request: &Request<B>)
     Ok(Target { scheme, authority: authority.clone(), path_and_query: origin_path(request) })
 }
 
-fn absolute<B>(request: &Request<B>) -> Result<Target, Rejection> {
+fn absolute<B>(tunnel: &Tunnel, request: &Request<B>) -> Result<Target, Rejection> {
     let bad = |why: String| Rejection::new(Code::BadRequest, why);
     let scheme = match request.uri().scheme_str() {
         Some("http") => Scheme::Http,
+        Some("https") if tunnel.in_clear => {
+            let why = "an https:// request without a tunnel is readable on its way here; it is served on this machine \
+                       or behind TLS (`listen.proxy_tls`): send CONNECT";
+            return Err(bad(why.to_owned()));
+        }
         Some("https") => Scheme::Https,
         Some(_) => return Err(bad("only http and https are forwarded".to_owned())),
         None => return Err(bad("this is a proxy: send CONNECT, or a request with an absolute URL".to_owned())),

@@ -6,7 +6,6 @@
 //! already, and those bytes must never be read as a request.
 
 use std::cell::Cell;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -21,8 +20,8 @@ use super::identify::strip_scheme;
 use super::reject::{Code, Rejection};
 use super::unread::Paced;
 use super::wire::Prefixed;
-use super::{Mode, blind, exchange, intercept, socks};
-use crate::model::{Authority, Scheme, SessionId};
+use super::{Mode, blind, bounds, exchange, intercept, socks};
+use crate::model::{Authority, Origin, Scheme, SessionId};
 use crate::session::live::LiveSession;
 
 /// What is known of an agent's connection before a request is read.
@@ -33,8 +32,12 @@ pub struct Tunnel {
     pub target: Option<(Scheme, Authority)>,
     /// Whose proxy credentials came with CONNECT.
     pub session: Option<Arc<LiveSession>>,
-    /// The agent's address and port, as records and log lines have it.
+    /// Where the agent is.
+    pub from: Origin,
+    /// Its address and port, as records and log lines have it.
     pub client: Option<Box<str>>,
+    /// Whether what the agent sends can be read on its way: neither TLS nor one machine.
+    pub in_clear: bool,
     /// The name in the TLS hello disagreed with CONNECT: every request is refused.
     pub wrong_name: bool,
     /// Whether proxy credentials are required.
@@ -45,12 +48,14 @@ pub struct Tunnel {
 
 impl Tunnel {
     /// A connection of which nothing is known yet.
-    pub fn new(mode: Mode, peer: SocketAddr, required: bool) -> Self {
+    pub fn new(mode: Mode, from: Origin, required: bool) -> Self {
         Self {
             mode,
             target: None,
             session: None,
-            client: Some(peer.to_string().into()),
+            from,
+            client: Some(from.address.to_string().into()),
+            in_clear: false,
             wrong_name: false,
             required,
             begun: Cell::new(0),
@@ -68,7 +73,7 @@ pub enum Credentials {
 }
 
 /// Serves a connection on a forward listener.
-pub async fn serve<S>(core: Rc<Core>, mut stream: S, peer: SocketAddr, credentials: Credentials)
+pub async fn serve<S>(core: Rc<Core>, mut stream: S, from: Origin, credentials: Credentials, in_clear: bool)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
@@ -89,7 +94,7 @@ where
                 return refuse(&core, &mut stream, &rejection, Then::Close).await;
             }
         };
-        let tunnel = Tunnel::new(Mode::Forward, peer, required);
+        let tunnel = Tunnel { in_clear, ..Tunnel::new(Mode::Forward, from, required) };
         let connect = match head {
             Head::Connect(connect) => connect,
             Head::Socks => return socks::serve(core, stream, buffer, tunnel, deadline).await,
@@ -98,7 +103,7 @@ where
             }
         };
         let rest = buffer.split_off(connect.len);
-        match open(&core, &connect, required) {
+        match open(&core, &connect, &tunnel) {
             Ok((authority, session)) => {
                 let tunnel = Tunnel { session, ..tunnel };
                 return onward(core, stream, rest.freeze(), tunnel, authority, Tongue::Connect).await;
@@ -242,7 +247,7 @@ fn parse_connect(buffer: &[u8]) -> Result<Option<Connect>, HeadError> {
 }
 
 /// Who asks, and for which authority.
-fn open(core: &Core, connect: &Connect, required: bool) -> Result<(Authority, Option<Arc<LiveSession>>), Rejection> {
+fn open(core: &Core, connect: &Connect, tunnel: &Tunnel) -> Result<(Authority, Option<Arc<LiveSession>>), Rejection> {
     let authority = Authority::parse(&connect.authority, 0)
         .map_err(|why| Rejection::new(Code::BadRequest, format!("CONNECT needs HOST:PORT: {why}")))?;
     if authority.port == 0 {
@@ -254,21 +259,21 @@ fn open(core: &Core, connect: &Connect, required: bool) -> Result<(Authority, Op
             return Err(Rejection::new(Code::AuthorityMismatch, "CONNECT and its Host header name different hosts"));
         }
     }
-    let session = authenticate(core, connect.credentials.as_deref(), required)?;
+    let session = authenticate(core, connect.credentials.as_deref(), tunnel)?;
     Ok((authority, session))
 }
 
 /// Checks proxy credentials (RFC 7617): the user is the session's id, the password its secret.
 ///
 /// # Errors
-/// They are missing where they are required, or wrong, or the session is over.
+/// They are missing where they are required, or wrong, or the session is over or bound elsewhere.
 pub fn authenticate(
     core: &Core,
     credentials: Option<&[u8]>,
-    required: bool,
+    tunnel: &Tunnel,
 ) -> Result<Option<Arc<LiveSession>>, Rejection> {
     let Some(credentials) = credentials else {
-        return match required {
+        return match tunnel.required {
             true => Err(Rejection::new(Code::ProxyAuthRequired, "the request has no proxy credentials")),
             false => Ok(None),
         };
@@ -277,20 +282,21 @@ pub fn authenticate(
     let pair = strip_scheme(credentials, b"basic ").ok_or_else(wrong)?;
     let pair = BASE64.decode(pair.trim_ascii()).map_err(|_| wrong())?;
     let colon = memchr::memchr(b':', &pair).ok_or_else(wrong)?;
-    session_of(core, &pair[..colon], &pair[colon + 1..]).map(Some)
+    session_of(core, &pair[..colon], &pair[colon + 1..], &tunnel.from).map(Some)
 }
 
 /// The session with this identifier, if this is its secret.
 ///
 /// # Errors
-/// There is none, or it is over.
-pub fn session_of(core: &Core, id: &[u8], secret: &[u8]) -> Result<Arc<LiveSession>, Rejection> {
+/// There is none, it is over, or it may not be used from there.
+pub fn session_of(core: &Core, id: &[u8], secret: &[u8], from: &Origin) -> Result<Arc<LiveSession>, Rejection> {
     let wrong = || Rejection::new(Code::ProxyAuthRequired, "the proxy credentials are wrong");
     let id: SessionId = std::str::from_utf8(id).ok().and_then(|t| t.parse().ok()).ok_or_else(wrong)?;
     let session = core.shared.registry.session(id).ok_or_else(wrong)?;
     if !session.secret_matches(secret) {
         return Err(wrong());
     }
+    bounds::check(core, &session, from)?;
     match session.ended(core.shared.clock.now()) {
         Some(ended) => Err(ended.into()),
         None => Ok(session),

@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, O
 use arc_swap::{ArcSwap, ArcSwapOption};
 use subtle::ConstantTimeEq;
 
-use crate::model::{Environment, GrantId, KeyId, Name, OrgId, SessionId, Timestamp, TokenHash, TokenId, ToolId};
+use crate::model::{
+    Bounds, Environment, GrantId, KeyId, Name, OrgId, SessionId, Timestamp, TokenHash, TokenId, ToolId,
+};
 use crate::vault::key::{Key, KeyState};
 
 /// Why something that was found may not be used any more.
@@ -75,6 +77,7 @@ pub struct LiveSession {
     pub tool: Option<Name>,
     pub(super) tool_id: Option<ToolId>,
     pub(super) secret: TokenHash,
+    pub(super) bounds: Option<Box<Bounds>>,
     pub(super) expires_at: AtomicI64,
     pub(super) standing: AtomicU8,
     pub(super) grants: ArcSwap<Vec<(GrantId, KeyId)>>,
@@ -102,6 +105,12 @@ impl LiveSession {
     #[must_use]
     pub fn secret_matches(&self, password: &[u8]) -> bool {
         TokenHash::of(password).as_bytes().ct_eq(self.secret.as_bytes()).into()
+    }
+
+    /// From where it may be used, if that is bound.
+    #[must_use]
+    pub fn bounds(&self) -> Option<&Bounds> {
+        self.bounds.as_deref()
     }
 
     /// Whether the session was granted the key.

@@ -6,8 +6,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    Environment, GrantId, KeyId, Name, OrgId, PrincipalId, ProjectId, RequestId, SessionId, Timestamp, TokenHash,
-    TokenId, TokenShape, ToolId,
+    Bounds, Environment, GrantId, KeyId, Name, OrgId, PrincipalId, ProjectId, RequestId, SessionId, Timestamp,
+    TokenHash, TokenId, TokenShape, ToolId,
 };
 
 /// A group of keys, tools and sessions.
@@ -124,6 +124,8 @@ pub struct Session {
     pub tool: Option<ToolId>,
     /// Hash of the password of its proxy credentials.
     pub secret: TokenHash,
+    /// From where it may be used.
+    pub bounds: Bounds,
     /// Whether it was revoked.
     pub standing: Standing,
     /// When it began.

@@ -237,6 +237,7 @@ impl Registry {
             tool,
             tool_id: session.tool,
             secret: session.secret,
+            bounds: (!session.bounds.is_empty()).then(|| Box::new(session.bounds.clone())),
             expires_at: AtomicI64::new(session.expires_at.millis()),
             standing: AtomicU8::new(standing),
             grants: ArcSwap::from_pointee(grants),

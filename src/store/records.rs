@@ -2,7 +2,7 @@
 
 use super::ChangeKind;
 use super::row::{Cells, Record, Type, Value, bytes, int, json, maybe_text, maybe_time, text, time, word};
-use crate::model::{OrgId, Timestamp};
+use crate::model::{Bounds, OrgId, Timestamp};
 use crate::session::records::{AccessRequest, Grant, Principal, Project, Session, Standing, Token, Tool};
 use crate::vault::key::{Key, SealedVersion};
 
@@ -277,6 +277,8 @@ impl Record for Session {
         ("environment", Type::Text),
         ("tool_id", Type::Text),
         ("secret_hash", Type::Bytes),
+        ("sources", Type::Text),
+        ("certificate", Type::Text),
         ("revoked_at", Type::Int),
         ("revoked_by", Type::Text),
         CREATED,
@@ -290,6 +292,8 @@ impl Record for Session {
             text(self.environment),
             maybe_text(self.tool),
             bytes(self.secret.as_bytes()),
+            json(&self.bounds.sources),
+            maybe_text(self.bounds.certificate),
             at,
             by,
             time(self.created_at),
@@ -305,6 +309,7 @@ impl Record for Session {
             environment: cells.parsed()?,
             tool: cells.maybe_parsed()?,
             secret: cells.hash()?,
+            bounds: Bounds { sources: cells.json()?, certificate: cells.maybe_parsed()? },
             standing: standing(cells.maybe_time()?, cells.maybe_text()?),
             created_at: cells.time()?,
             expires_at: cells.time()?,

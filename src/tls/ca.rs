@@ -213,13 +213,24 @@ impl LeafCache {
         Ok(Arc::new(config))
     }
 
-    /// The same for a listener that speaks HTTP/1.1 only.
+    /// The same for a listener of our own: it offers these protocols by ALPN, and asks for a client's
+    /// certificate, to which a session may be bound.
     ///
     /// # Errors
     /// As for [`LeafCache::get`].
-    pub fn get_http1(&self, host: &Host) -> Result<Arc<ServerConfig>, Error> {
-        let mut config = ServerConfig::clone(&*self.get(host)?);
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    pub fn asking(&self, host: &Host, alpn: &[&[u8]]) -> Result<Arc<ServerConfig>, Error> {
+        let of_leaf = self.get(host)?;
+        let provider = super::provider();
+        let verifier = Arc::new(super::client::AnyCertificate::new(&provider));
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
+            .with_client_cert_verifier(verifier)
+            .with_cert_resolver(Arc::clone(&of_leaf.cert_resolver));
+        config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+        config.ignore_client_order = true;
+        config.session_storage = Arc::clone(&of_leaf.session_storage);
+        config.ticketer = Arc::clone(&self.ticketer);
+        config.send_tls13_tickets = 1;
         Ok(Arc::new(config))
     }
 

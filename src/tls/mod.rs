@@ -1,6 +1,7 @@
 //! TLS on both sides: our CA and the leaves it mints, and whom we trust upstream.
 
 pub mod ca;
+mod client;
 pub mod trust;
 
 use std::sync::Arc;

@@ -1,7 +1,10 @@
 //! Ways in and ways out: how agents reach sallyport, and how sallyport reaches upstreams.
 
+mod balanced;
+mod bound;
 mod out;
 mod socks;
+mod tls;
 
 use std::path::Path;
 use std::process::Command;
@@ -26,10 +29,12 @@ pub async fn curl(world: &World, arguments: &[&str]) -> Curled {
     run(curl, dir.path()).await
 }
 
-/// Runs a command that finds no proxy in its environment.
+/// Runs a command that finds no proxy in its environment but what it was given.
 pub async fn run(mut command: Command, home: &Path) -> Curled {
     for name in ["http_proxy", "https_proxy", "all_proxy", "no_proxy", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"] {
-        command.env_remove(name);
+        if !command.get_envs().any(|(set, _)| set == name) {
+            command.env_remove(name);
+        }
     }
     command.env("HOME", home);
     let output = tokio::task::spawn_blocking(move || command.output()).await.expect("joined").expect("it runs");

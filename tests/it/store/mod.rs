@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use sallyport::app::Home;
 use sallyport::model::{
-    Cleartext, Clock, Destination, Environment, GrantId, HostPattern, KeyId, KeyKind, OrgId, ProjectId, ProxyToken,
-    Secret, SessionId, SessionSecret, Slot, SystemClock, Timestamp, TokenForm, TokenId, TokenShape,
+    Bounds, Cleartext, Clock, Destination, Environment, GrantId, HostPattern, KeyId, KeyKind, OrgId, ProjectId,
+    ProxyToken, Secret, SessionId, SessionSecret, Slot, SystemClock, Timestamp, TokenForm, TokenId, TokenShape,
 };
 use sallyport::session::records::{Grant, Project, Session, Standing, Token};
 use sallyport::store::{Settings, Store};
@@ -101,6 +101,7 @@ pub fn session(project: &Project, key: &Key) -> (Session, Grant, Token) {
         environment: Environment::Development,
         tool: None,
         secret: SessionSecret::generate().expect("random").hash(),
+        bounds: Bounds::default(),
         standing: Standing::Active,
         created_at: now(),
         expires_at: now().plus(std::time::Duration::from_secs(60)),

@@ -70,6 +70,8 @@ create table sessions (
     environment text not null,
     tool_id text references tools (id),
     secret_hash bytea not null,
+    sources text not null,
+    certificate text,
     revoked_at bigint,
     revoked_by text,
     created_at bigint not null,
