@@ -190,6 +190,7 @@ impl Node {
         let mut scrub_key = [0u8; 32];
         getrandom::fill(&mut scrub_key).map_err(|_| anyhow::anyhow!("the system's random source failed"))?;
         let connections = settings.proxy.limits.connections;
+        let spliced = settings.proxy.limits.spliced.min(Semaphore::MAX_PERMITS);
         let metrics = Arc::new(Metrics::new()?);
         let of_leaves = Arc::clone(&metrics);
         let shared = Arc::new(Shared {
@@ -210,6 +211,7 @@ impl Node {
             scrub_key: Secret::new(scrub_key),
             decoding: Memory::default(),
             masked: Masked::default(),
+            splices: Semaphore::new(spliced),
             draining: CancellationToken::new(),
         });
         let journal = Journal::open(&home.audit_dir(), home.audit_keys(), settings.audit.clone(), Arc::clone(&clock))?;

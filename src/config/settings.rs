@@ -4,7 +4,7 @@ use serde_yaml::Value;
 
 use super::Config;
 use super::value::{Bytes, Read, list, map, unless_off};
-use crate::model::Authority;
+use crate::model::{Authority, HostPattern};
 use crate::proxy::settings::Unbound;
 use crate::upstream::egress::{Direct, Proxy};
 
@@ -148,10 +148,14 @@ pub const SETTINGS: &[Setting] = &[
         Some("deny") => Ok(Unbound::Deny),
         _ => Err("it is forward, tunnel or deny".to_owned()),
     }),
+    own!("proxy.tunnel", node.proxy.tunnel, |v| {
+        list(v, |host| HostPattern::parse(host).map_err(|why| format!("{host}: {why}")))
+    }),
     plain!("proxy.cores", node.cores),
     size!("proxy.limits.head", node.proxy.limits.head_bytes),
     plain!("proxy.limits.headers", node.proxy.limits.headers),
     plain!("proxy.limits.connections", node.proxy.limits.connections),
+    plain!("proxy.limits.spliced", node.proxy.limits.spliced),
     plain!("proxy.limits.streams", node.proxy.limits.streams),
     size!("proxy.limits.proxy_header", node.proxy.limits.proxy_header_bytes),
     plain!("proxy.limits.auth_tries", node.proxy.limits.auth_tries),

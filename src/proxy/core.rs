@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use arc_swap::ArcSwap;
 use foldhash::quality::RandomState;
 use prometheus::IntGauge;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::Mode;
@@ -75,6 +76,8 @@ pub struct Shared {
     pub decoding: Memory,
     /// What was masked in replies to requests that no session stands behind.
     pub masked: Masked,
+    /// A place for each tunnel whose bytes the kernel moves.
+    pub splices: Semaphore,
     /// Set when the node stops: connections finish what they do and take nothing new.
     pub draining: CancellationToken,
 }

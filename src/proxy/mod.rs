@@ -31,6 +31,7 @@ mod search;
 pub mod settings;
 mod slots;
 mod socks;
+mod splice;
 pub mod target;
 pub mod tunnel;
 mod unread;

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::model::HostPattern;
+
 /// What happens to hosts that no key is bound to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Unbound {
@@ -25,6 +27,9 @@ pub struct Settings {
     pub balancers: Vec<IpNet>,
     /// What happens to hosts that no key is bound to. Default: forward.
     pub unbound: Unbound,
+    /// Hosts whose tunnels are copied without a look inside, whatever happens to others; never those
+    /// with a key. Default: none.
+    pub tunnel: Vec<HostPattern>,
     /// The bounds.
     pub limits: Limits,
     /// How long each wait may take.
@@ -40,6 +45,9 @@ pub struct Limits {
     pub headers: usize,
     /// The most agent connections at once on this node. Default: 10,000.
     pub connections: usize,
+    /// The most tunnels at once on this node whose bytes the kernel moves; they have four file descriptors
+    /// more than others. Beyond it, bytes are copied. Default: 1,000.
+    pub spliced: usize,
     /// The most concurrent streams on an HTTP/2 connection of an agent. Default: 100.
     pub streams: u32,
     /// The longest header of the PROXY protocol, in bytes. Default: 2 KiB.
@@ -89,11 +97,13 @@ impl Default for Settings {
             require_auth: false,
             balancers: Vec::new(),
             unbound: Unbound::default(),
+            tunnel: Vec::new(),
             limits: Limits {
                 head_bytes: 64 * 1024,
                 headers: 100,
                 connections: 10_000,
                 streams: 100,
+                spliced: 1000,
                 auth_tries: 3,
                 codings: 3,
                 window_bytes: 16 << 20,

@@ -18,6 +18,7 @@ use super::exchange;
 use super::reject::{Code, Rejection};
 use super::tunnel::{self, Tongue, Tunnel, session_of};
 use super::unread::Paced;
+use super::wire::Bare;
 use crate::model::{Authority, Host};
 use crate::session::live::LiveSession;
 use crate::upstream;
@@ -55,7 +56,7 @@ const NO_SUCH_ADDRESS: u8 = 8;
 /// Serves a connection that begins with SOCKS; `buffer` came already.
 pub async fn serve<S>(core: Rc<Core>, stream: S, buffer: BytesMut, mut tunnel: Tunnel, deadline: Instant)
 where
-    S: AsyncRead + AsyncWrite + Unpin + 'static,
+    S: AsyncRead + AsyncWrite + Bare + Unpin + 'static,
 {
     let mut agent = Agent { stream, buffer };
     let asked = timeout_at(deadline, handshake(&core, &mut agent, &tunnel)).await;

@@ -19,7 +19,7 @@ use super::core::Core;
 use super::identify::strip_scheme;
 use super::reject::{Code, Rejection};
 use super::unread::Paced;
-use super::wire::Prefixed;
+use super::wire::{Bare, Prefixed};
 use super::{Mode, blind, bounds, exchange, intercept, socks};
 use crate::model::{Authority, Origin, Scheme, SessionId};
 use crate::session::live::LiveSession;
@@ -75,7 +75,7 @@ pub enum Credentials {
 /// Serves a connection on a forward listener.
 pub async fn serve<S>(core: Rc<Core>, mut stream: S, from: Origin, credentials: Credentials, in_clear: bool)
 where
-    S: AsyncRead + AsyncWrite + Unpin + 'static,
+    S: AsyncRead + AsyncWrite + Bare + Unpin + 'static,
 {
     let required = credentials == Credentials::Required || core.shared.settings.require_auth;
     let limits = core.shared.settings.limits.clone();
@@ -149,13 +149,13 @@ pub async fn onward<S>(
     authority: Authority,
     tongue: Tongue,
 ) where
-    S: AsyncRead + AsyncWrite + Unpin + 'static,
+    S: AsyncRead + AsyncWrite + Bare + Unpin + 'static,
 {
     if blind::applies(&core, &authority) {
         match core.upstream.bare(&authority).await {
             Ok(upstream) => {
                 if stream.write_all(tongue.established()).await.is_ok() {
-                    blind::serve(&core, Prefixed::new(rest, stream), upstream, &authority, &tunnel).await;
+                    blind::serve(&core, stream, rest, upstream, &authority, &tunnel).await;
                 }
             }
             Err(why) => match tongue {

@@ -6,6 +6,36 @@ use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use crate::upstream::Stream;
+
+/// A stream of which the kernel may move the bytes, if it is bare TCP.
+pub trait Bare {
+    /// The connection, if there is nothing between it and the bytes.
+    fn bare(&self) -> Option<&TcpStream>;
+}
+
+impl Bare for TcpStream {
+    fn bare(&self) -> Option<&TcpStream> {
+        Some(self)
+    }
+}
+
+impl<S> Bare for tokio_rustls::server::TlsStream<S> {
+    fn bare(&self) -> Option<&TcpStream> {
+        None
+    }
+}
+
+impl Bare for Stream {
+    fn bare(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Tcp(stream) => Some(stream),
+            Self::Tls(_) => None,
+        }
+    }
+}
 
 /// Gives the bytes in front first, then reads on from the stream.
 pub struct Prefixed<T> {

@@ -5,6 +5,7 @@ mod bound;
 mod out;
 mod socks;
 mod tls;
+mod unread;
 
 use std::path::Path;
 use std::process::Command;
