@@ -156,6 +156,54 @@ async fn continue_is_said_only_when_the_body_is_wanted() {
 }
 
 #[tokio::test]
+async fn upload_arrives_whole_although_the_agent_does_not_read_the_reply_meanwhile() {
+    const PIECES: usize = 200;
+    const PIECE: usize = 64 * 1024;
+    for (http2, protocol) in WAYS {
+        let (done, mut arrived) = mpsc::unbounded_channel();
+        let world = World::build()
+            .upstream(|u| u.alpn = vec![protocol])
+            .streaming(move |request: Request<Incoming>| {
+                let done = done.clone();
+                async move {
+                    let (mut send, body) = Channel::<Bytes, io::Error>::new(1);
+                    let mut from = request.into_body();
+                    tokio::spawn(async move {
+                        let mut bytes = 0;
+                        while let Some(Ok(frame)) = from.frame().await {
+                            bytes += frame.data_ref().map_or(0, Bytes::len);
+                        }
+                        done.send(bytes).expect("the test still runs");
+                    });
+                    // More than all buffers on the way take.
+                    tokio::spawn(async move {
+                        for _ in 0..PIECES {
+                            if send.send_data(vec![b'x'; PIECE].into()).await.is_err() {
+                                return;
+                            }
+                        }
+                    });
+                    Response::new(body.boxed_unsync())
+                }
+            })
+            .start()
+            .await;
+        let (mut send, body) = Channel::new(1);
+        let mut sender = sender(&world, http2).await;
+        let (reply, _) = tokio::join!(sender.send(post(&world, http2, body)), send.send_data("0".into()));
+        let reply = reply.expect("an answer");
+        for _ in 0..PIECES {
+            soon("a piece to be taken", send.send_data(vec![b'y'; PIECE].into())).await.expect("sent");
+        }
+        drop(send);
+        let bytes = soon("the upload", arrived.recv()).await.expect("a count");
+        assert_eq!(bytes, PIECES * PIECE + 1, "{http2} {protocol}");
+        let reply = soon("the reply", reply.into_body().collect()).await.expect("a reply in order").to_bytes();
+        assert_eq!(reply.len(), PIECES * PIECE, "{http2} {protocol}");
+    }
+}
+
+#[tokio::test]
 async fn early_refusal_of_an_upload_arrives_while_it_runs() {
     let script = |mut raw: Raw, _| async move {
         raw.head().await;
