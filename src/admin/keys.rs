@@ -99,8 +99,10 @@ pub(super) struct New {
     /// The secret: 8 bytes to 64 KiB, no control characters. For kinds other than `secret` a JSON document.
     #[schema(min_length = 8, max_length = 65536, value_type = String, format = Password)]
     value: SecretText,
-    /// What the secret is; `secret`, which is put in as it is, if absent. The others are documents from
-    /// which something is computed for each request: `basic` is `{"user": ..., "password": ...}`.
+    /// What the secret is; what the provider's keys are if absent, else `secret`, which is put in as it is. The others are documents from
+    /// which something is computed for each request: `basic` is `{"user": ..., "password": ...}`, `aws` is
+    /// `{"access_key_id": ..., "secret_access_key": ...}`, `hmac` is
+    /// `{"key": ..., "secret": ..., "template": ..., "signature": ...}`.
     #[schema(pattern = "^[a-z][a-z_]*$")]
     kind: Option<String>,
     /// A provider template, which says where the key may go; see /api/v1/providers.
@@ -234,8 +236,8 @@ fn prefix(text: &str) -> Result<String, Problem> {
     }
 }
 
-/// The provider's name, destination and token shape, with what the request puts in their place.
-fn placed(admin: &Admin, new: &New, kind: KeyKind) -> Result<(Name, Destination, TokenShape), Problem> {
+/// The provider's name, kind, destination and token shape, with what the request puts in their place.
+fn placed(admin: &Admin, new: &New) -> Result<(Name, KeyKind, Destination, TokenShape), Problem> {
     let known = admin.providers.current();
     let template = match &new.provider {
         Some(wanted) if wanted != "custom" => {
@@ -244,6 +246,8 @@ fn placed(admin: &Admin, new: &New, kind: KeyKind) -> Result<(Name, Destination,
         }
         _ => None,
     };
+    let kind = new.kind.as_deref().map(str::parse).transpose().map_err(|why| Problem::invalid("kind", why))?;
+    let kind = kind.or(template.map(|t| t.kind)).unwrap_or_default();
     if new.base_url.is_some() && new.hosts.is_some() {
         return Err(Problem::invalid("baseUrl", "give an address or hosts, not both"));
     }
@@ -263,7 +267,15 @@ fn placed(admin: &Admin, new: &New, kind: KeyKind) -> Result<(Name, Destination,
         }
         (None, None, None) => return Err(Problem::invalid("hosts", "name a provider, or hosts and slots")),
     };
-    destination.slots = given.unwrap_or(destination.slots);
+    match given {
+        Some(given) => destination.slots = given,
+        // Another kind than the template's keys have may not fit all of its slots.
+        None => destination.slots.retain(|slot| kind.fits(slot)),
+    }
+    if destination.slots.is_empty() {
+        destination.slots = kind.usual_slots();
+    }
+    check_slots(kind, &destination)?;
     if let Some(text) = &new.cleartext {
         destination.cleartext = cleartext(text)?;
     }
@@ -273,7 +285,7 @@ fn placed(admin: &Admin, new: &New, kind: KeyKind) -> Result<(Name, Destination,
         (None, None) => TokenShape::default(),
     };
     let provider = template.map_or_else(|| name("provider", "custom"), |t| Ok(t.name.clone()))?;
-    Ok((provider, destination, shape))
+    Ok((provider, kind, destination, shape))
 }
 
 fn strange(known: &[Provider], provider: &str) -> Problem {
@@ -319,10 +331,7 @@ pub(super) async fn create(
     caller: Caller,
     Body(new): Body<New>,
 ) -> Result<(StatusCode, Json<View>), Problem> {
-    let kind = new.kind.as_deref().map_or(Ok(KeyKind::Secret), |kind| kind.parse());
-    let kind = kind.map_err(|why| Problem::invalid("kind", why))?;
-    let (provider, destination, shape) = placed(&admin, &new, kind)?;
-    check_slots(kind, &destination)?;
+    let (provider, kind, destination, shape) = placed(&admin, &new)?;
     let now = admin.clock.now();
     let key = Key {
         id: KeyId::generate(),

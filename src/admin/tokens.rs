@@ -14,7 +14,7 @@ use super::auth::Caller;
 use super::body::{Paging, Query, limit};
 use super::sessions::{find as find_session, state};
 use super::{Action, Admin, Problem, State};
-use crate::model::{Name, OrgId, ProxyToken, Timestamp, TokenForm, TokenId};
+use crate::model::{Name, OrgId, ProxyToken, Timestamp, TokenId};
 use crate::session::records::{Grant, Session, Standing, Token, Tool};
 use crate::store::Find;
 use crate::vault::key::Key;
@@ -95,6 +95,10 @@ pub(super) struct Minted {
     token: View,
     /// What the agent puts where the key would stand. It is shown only here.
     value: String,
+    /// For a key of kind `aws`, whose requests the agent signs: what it has as secret access key, beside
+    /// `value` as access key id. It is shown only here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    signing_secret: Option<String>,
 }
 
 /// A page of proxy tokens.
@@ -160,7 +164,7 @@ pub(super) async fn mint(
         Some(secs @ 1..=2_592_000) => now.plus(Duration::from_secs(secs.into())).min(session.expires_at),
         Some(_) => return Err(Problem::invalid("durationSeconds", "it is between 1 second and 30 days")),
     };
-    let value = ProxyToken::generate(TokenForm::Long, &key.shape).map_err(|_| Problem::internal())?;
+    let value = ProxyToken::generate(key.kind.token_form(), &key.shape).map_err(|_| Problem::internal())?;
     let token = Token {
         id: TokenId::generate(),
         org,
@@ -175,7 +179,9 @@ pub(super) async fn mint(
     let detail = format!("key={} session={}", key.name, session.id);
     let what = Action { action: "token_mint", subject: &token.id.to_string(), detail: &detail };
     admin.commit(&caller, what, admin.store.batch(org).insert(&token)).await?;
-    let minted = Minted { token: View::of(&token, Some(&key.name), now), value: value.expose().to_owned() };
+    let signing_secret = key.kind.is_signed_with().then(|| admin.vault.stand_in(&token.hash).expose().clone());
+    let view = View::of(&token, Some(&key.name), now);
+    let minted = Minted { token: view, value: value.expose().to_owned(), signing_secret };
     Ok((StatusCode::CREATED, Json(minted)))
 }
 

@@ -19,7 +19,7 @@ use crate::audit::{Journal, RecordKind, SharedWriter};
 use crate::credential;
 use crate::model::{
     BaseUrl, Bounds, Destination, Environment, GrantId, KeyId, KeyKind, Name, OrgId, ProjectId, ProxyToken, Secret,
-    SessionId, SessionSecret, Timestamp, TokenForm, TokenId, TokenShape, ToolId,
+    SessionId, SessionSecret, Timestamp, TokenId, TokenShape, ToolId,
 };
 use crate::policy::Library;
 use crate::providers;
@@ -448,7 +448,7 @@ impl Node {
     /// The session has no grant for the key, or the system's random source failed.
     pub fn mint(&self, started: &Started, key: &Key) -> anyhow::Result<(Token, ProxyToken)> {
         let grant = started.grants.iter().find(|g| g.key == key.id).context("the session may not use the key")?;
-        let value = ProxyToken::generate(TokenForm::Long, &key.shape)
+        let value = ProxyToken::generate(key.kind.token_form(), &key.shape)
             .map_err(|_| anyhow::anyhow!("the system's random source failed"))?;
         let token = Token {
             id: TokenId::generate(),

@@ -9,6 +9,7 @@ use super::client::Client;
 use super::output::say;
 use crate::app::Home;
 use crate::config::Config;
+use crate::credential::aws;
 use crate::run::{Surroundings, environment};
 
 #[derive(clap::Args)]
@@ -63,7 +64,13 @@ pub async fn run(
     let (mut variables, _) = environment([], &[], &[], &around);
     for name in &args.keys {
         let path = format!("/api/v1/mcp/sessions/{id}/keys/{}/proxy-token", super::segment(name));
-        let value = text(&client.post(&path, &json!({})).await?, "value");
+        let minted = client.post(&path, &json!({})).await?;
+        let value = text(&minted, "value");
+        if let Some(secret) = minted["signingSecret"].as_str() {
+            variables.insert(aws::ID.to_owned(), value);
+            variables.insert(aws::SECRET.to_owned(), secret.to_owned());
+            continue;
+        }
         let usual = providers.get(name).and_then(|of| known.iter().find(|p| p["name"] == of.as_str()));
         let usual: Vec<String> =
             usual.map(|p| p["variables"].clone()).map_or(Ok(Vec::new()), serde_json::from_value)?;

@@ -93,8 +93,9 @@ pub struct Add {
     /// basic:user, basic:password, query:key, path:/bot{}, cookie:NAME; repeat for several
     #[arg(long = "slot", value_name = "SLOT")]
     slots: Vec<String>,
-    /// What its value is: `secret` is put in as it is; `basic` is the document {"user": ..., "password": ...}
-    /// [default: secret]
+    /// What its value is: `secret` is put in as it is; others are documents: `basic` {"user": ...,
+    /// "password": ...}, `aws` {"access_key_id": ..., "secret_access_key": ...}, `hmac` {"key": ...,
+    /// "secret": ..., "template": "{timestamp}{method}{target}{body}", "signature": "header:NAME"} [default: secret]
     #[arg(long)]
     kind: Option<String>,
     /// The project [default: default]

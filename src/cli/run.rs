@@ -12,9 +12,10 @@ use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::client::Client;
-use crate::app::{Home, Node, server};
+use crate::app::{Home, NewKey, Node, server};
 use crate::config::Config;
-use crate::model::{Authority, BaseUrl, Destination, Environment, Name, OrgId, Secret, Timestamp};
+use crate::credential::aws;
+use crate::model::{Authority, BaseUrl, Destination, Environment, KeyKind, Name, OrgId, ProxyToken, Secret, Timestamp};
 use crate::providers::{Library, Provider};
 use crate::run::isolate::{Handover, Way};
 use crate::run::{Surroundings, Swap, environment, isolate};
@@ -113,7 +114,10 @@ fn unlisted(caller: &[(String, String)], taken: &[Taken]) -> Vec<String> {
         |name: &str| name.starts_with("SALLYPORT_") || taken.iter().any(|t| t.variables.iter().any(|v| v == name));
     let all = caller.iter().filter(|(name, value)| looks(name) && !ours(name) && value.len() >= 8);
     // What holds a key that was taken isn't passed on at all.
-    let copies = |value: &str| taken.iter().any(|t| value.contains(t.value.expose().as_str()));
+    let copies = |value: &str| {
+        let mut parts = taken.iter().flat_map(|t| t.parts.iter().chain([&t.value]));
+        parts.any(|part| value.contains(part.expose().as_str()))
+    };
     all.filter(|(_, value)| !copies(value)).map(|(name, _)| name.clone()).collect()
 }
 
@@ -149,6 +153,7 @@ async fn save(home: &Home, config: &Config, taken: &[Taken]) -> anyhow::Result<(
         let body = json!({
             "name": name,
             "provider": one.provider.name,
+            "kind": one.provider.kind,
             "hosts": destination.hosts,
             "value": one.value.expose(),
         });
@@ -169,6 +174,8 @@ struct Taken {
     provider: Provider,
     variables: Vec<String>,
     value: Secret<String>,
+    /// What of it must not be passed on, where the value is put together from several variables.
+    parts: Vec<Secret<String>>,
     /// Where it may go; why it can't be used, if that isn't known.
     destination: Result<Destination, String>,
 }
@@ -185,12 +192,19 @@ fn take_keys(caller: &[(String, String)], providers: &[Provider]) -> Vec<Taken> 
             continue;
         }
         for variable in &provider.env {
-            let Some(value) = value(variable) else { continue };
-            match all.iter_mut().find(|t| t.provider.name == provider.name && t.value.expose() == value) {
+            let Some(found) = value(variable) else { continue };
+            let pair = if provider.kind == KeyKind::Aws { pair(found, &value) } else { None };
+            let (variables, value, parts) = match (provider.kind, pair) {
+                (KeyKind::Aws, None) => continue,
+                (_, Some(pair)) => pair,
+                (_, None) => (vec![variable.clone()], found.clone(), Vec::new()),
+            };
+            match all.iter_mut().find(|t| t.provider.name == provider.name && t.value.expose() == &value) {
                 Some(taken) => taken.variables.push(variable.clone()),
                 None => all.push(Taken {
-                    variables: vec![variable.clone()],
-                    value: Secret::new(value.clone()),
+                    variables,
+                    value: Secret::new(value),
+                    parts,
                     destination: match &own {
                         Some(Err(why)) => Err(why.clone()),
                         Some(Ok(own)) => provider.destination(Some(own)).map_err(|why| why.to_string()),
@@ -202,6 +216,31 @@ fn take_keys(caller: &[(String, String)], providers: &[Provider]) -> Vec<Taken> 
         }
     }
     all
+}
+
+/// An AWS access key pair: its variables, its document and what of it is secret.
+fn pair<'a>(
+    id: &str,
+    value: &impl Fn(&String) -> Option<&'a String>,
+) -> Option<(Vec<String>, String, Vec<Secret<String>>)> {
+    let (secret, token) = (value(&aws::SECRET.to_owned())?, value(&aws::SESSION_TOKEN.to_owned()));
+    let mut variables = vec![aws::ID.to_owned(), aws::SECRET.to_owned()];
+    variables.extend(token.map(|_| aws::SESSION_TOKEN.to_owned()));
+    let document = aws::document(id, secret, token.map(String::as_str)).expose().clone();
+    let parts = [Some(secret), token].into_iter().flatten().map(|part| Secret::new(part.clone())).collect();
+    Some((variables, document, parts))
+}
+
+/// The tokens of a key in their variables. Whoever signs with one has a secret beside it.
+fn swaps_of(node: &Node, key: &Key, variables: Vec<String>, token: &ProxyToken) -> Vec<Swap> {
+    let swap = |variable: String, token: &str| Swap { variables: vec![variable], token: token.to_owned() };
+    if !key.kind.is_signed_with() {
+        return vec![Swap { variables, token: token.expose().to_owned() }];
+    }
+    let stand_in = node.shared().vault.stand_in(&token.hash());
+    let session = variables.into_iter().find(|name| name == aws::SESSION_TOKEN);
+    let pair = [swap(aws::ID.to_owned(), token.expose()), swap(aws::SECRET.to_owned(), stand_in.expose())];
+    pair.into_iter().chain(session.map(|name| swap(name, token.expose()))).collect()
 }
 
 async fn supervise(
@@ -225,7 +264,15 @@ async fn supervise(
         let secret = Secret::new(one.value.expose().clone().into_bytes());
         let provider = &one.provider;
         let environment = Environment::Development;
-        let key = node.add_key(&name, &provider.name, environment, destination, provider.shape.clone(), &secret);
+        let new = NewKey {
+            name,
+            provider: provider.name.clone(),
+            kind: provider.kind,
+            environment,
+            destination,
+            shape: provider.shape.clone(),
+        };
+        let key = node.add_key_of(new, &secret);
         keys.push(key.with_context(|| format!("taking {} from the environment", one.variables[0]))?);
     }
     keys.extend(stored.iter().cloned());
@@ -240,7 +287,7 @@ async fn supervise(
             None => vec![variable_of(key, &node.providers().current())],
         };
         eprintln!("sallyport: {} holds a proxy token for {}", variables.join(" and "), key.name);
-        swaps.push(Swap { variables, token: token.expose().to_owned() });
+        swaps.extend(swaps_of(node, key, variables, &token));
     }
     let public = PublicFiles::write(home, caller)?;
     let proxy = node.forward.context("the proxy isn't listening")?;
@@ -251,7 +298,8 @@ async fn supervise(
         ca: &public.ca,
         session: &started.session.id.to_string(),
     };
-    let secrets: Vec<&str> = taken.iter().map(|t| t.value.expose().as_str()).collect();
+    let secrets: Vec<&str> =
+        taken.iter().flat_map(|t| t.parts.iter().chain([&t.value])).map(|part| part.expose().as_str()).collect();
     let (child, warnings) = environment(caller.iter().cloned(), &swaps, &secrets, &around);
     for warning in warnings {
         eprintln!("sallyport: {warning}");

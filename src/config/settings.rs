@@ -166,6 +166,7 @@ pub const SETTINGS: &[Setting] = &[
     size!("proxy.limits.expanded", node.proxy.limits.expanded_bytes),
     plain!("proxy.limits.masked", node.proxy.limits.masked),
     size!("proxy.limits.websocket_buffer", node.proxy.limits.websocket_buffer),
+    size!("proxy.limits.signed_body", node.proxy.limits.signed_body),
     plain!("proxy.deadlines.head", node.proxy.deadlines.head),
     plain!("proxy.deadlines.tls", node.proxy.deadlines.tls),
     plain!("proxy.deadlines.idle_body", node.proxy.deadlines.idle_body),

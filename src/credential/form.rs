@@ -75,6 +75,11 @@ pub(super) fn secret_text<'de, D: Deserializer<'de>>(from: D) -> Result<Secret<S
     String::deserialize(from).map(Secret::new)
 }
 
+/// The same, if there is one.
+pub(super) fn maybe_secret_text<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Secret<String>>, D::Error> {
+    Option::<String>::deserialize(from).map(|text| text.map(Secret::new))
+}
+
 /// Whether a part can be searched for, and stand in a header.
 pub(super) fn check_secret(part: &'static str, text: &str) -> Result<(), FormError> {
     if text.len() < MIN_SECRET {

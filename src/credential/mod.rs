@@ -20,8 +20,10 @@
 //!
 //! This part knows nothing of the proxy: it is given heads and bytes, and gives back values.
 
+pub mod aws;
 pub mod basic;
 mod form;
+pub mod hmac;
 
 use crate::model::{KeyKind, Secret};
 pub use basic::Basic;
@@ -33,6 +35,10 @@ pub enum Credential {
     Pasted(Secret<Vec<u8>>),
     /// A user name and a password.
     Basic(Basic),
+    /// An access key pair, with which the request is signed again.
+    Aws(Box<aws::Pair>),
+    /// A shared secret, with which the request is signed.
+    Hmac(Box<hmac::Form>),
 }
 
 /// Checks what is to be stored as a key of this kind, and brings it into the form that is sealed.
@@ -56,6 +62,8 @@ pub fn read(kind: KeyKind, opened: Secret<Vec<u8>>) -> Result<Credential, FormEr
     match kind {
         KeyKind::Secret => Ok(Credential::Pasted(opened)),
         KeyKind::Basic => Basic::read(opened.expose()).map(Credential::Basic),
+        KeyKind::Aws => aws::Pair::read(opened.expose()).map(|pair| Credential::Aws(Box::new(pair))),
+        KeyKind::Hmac => hmac::Form::read(opened.expose()).map(|form| Credential::Hmac(Box::new(form))),
     }
 }
 
@@ -67,6 +75,8 @@ pub fn secret_parts(kind: KeyKind, opened: &[u8], show: &mut dyn FnMut(&[u8])) -
     match kind {
         KeyKind::Secret => show(opened),
         KeyKind::Basic => show(Basic::read(opened)?.password()),
+        KeyKind::Aws => aws::Pair::read(opened)?.show_secrets(show),
+        KeyKind::Hmac => hmac::Form::read(opened)?.show_secrets(show),
     }
     Ok(())
 }

@@ -5,9 +5,9 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::Slot;
+use super::{Slot, TokenForm};
 
-/// What the stored secret of a key is. As text: `secret`, `basic`.
+/// What the stored secret of a key is. As text: `secret`, `basic`, `aws`, `hmac`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum KeyKind {
@@ -16,6 +16,10 @@ pub enum KeyKind {
     Secret,
     /// A user name and a password, put in together as `Authorization: Basic` (RFC 7617).
     Basic,
+    /// An AWS access key pair, with which the agent's requests are signed again.
+    Aws,
+    /// A shared secret, with which requests are signed in a form of the key's own.
+    Hmac,
 }
 
 /// The text names no kind of key.
@@ -25,7 +29,7 @@ pub struct KeyKindError;
 
 impl KeyKind {
     /// Every kind.
-    pub const ALL: [Self; 2] = [Self::Secret, Self::Basic];
+    pub const ALL: [Self; 4] = [Self::Secret, Self::Basic, Self::Aws, Self::Hmac];
 
     /// Its word.
     #[must_use]
@@ -33,6 +37,8 @@ impl KeyKind {
         match self {
             Self::Secret => "secret",
             Self::Basic => "basic",
+            Self::Aws => "aws",
+            Self::Hmac => "hmac",
         }
     }
 
@@ -43,12 +49,21 @@ impl KeyKind {
         !matches!(self, Self::Secret)
     }
 
+    /// Whether an agent signs its requests with such a key, and so is given a secret of its own beside the
+    /// token.
+    #[must_use]
+    pub const fn is_signed_with(self) -> bool {
+        matches!(self, Self::Aws)
+    }
+
     /// Whether what the kind yields can stand in this slot.
     #[must_use]
     pub const fn fits(self, slot: &Slot) -> bool {
         match self {
-            Self::Secret => true,
+            Self::Secret => !matches!(slot, Slot::Signature | Slot::Presigned),
+            Self::Hmac => matches!(slot, Slot::Bearer | Slot::Header(_) | Slot::HeaderPart(..) | Slot::Query(_)),
             Self::Basic => matches!(slot, Slot::Bearer | Slot::BasicUser | Slot::BasicPassword),
+            Self::Aws => matches!(slot, Slot::Signature | Slot::Presigned),
         }
     }
 
@@ -57,8 +72,18 @@ impl KeyKind {
     #[must_use]
     pub fn usual_slots(self) -> Vec<Slot> {
         match self {
-            Self::Secret => vec![Slot::Bearer],
+            Self::Secret | Self::Hmac => vec![Slot::Bearer],
             Self::Basic => vec![Slot::BasicPassword, Slot::BasicUser, Slot::Bearer],
+            Self::Aws => vec![Slot::Signature, Slot::Presigned],
+        }
+    }
+
+    /// Which tokens stand for a key of this kind: where the real thing is short, short ones.
+    #[must_use]
+    pub const fn token_form(self) -> TokenForm {
+        match self {
+            Self::Aws => TokenForm::Short,
+            _ => TokenForm::Long,
         }
     }
 

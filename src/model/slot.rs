@@ -12,7 +12,8 @@ use super::{PathTemplate, Template};
 
 /// A place in a request where a token may be swapped. As text: `bearer`, `header:x-api-key`,
 /// `header:authorization=GenieKey {}`, `basic:user`, `basic:password`, `basic={}`, `query:api_key`,
-/// `path:/bot{}`, `cookie:session`, `form:client_secret`, `json:/auth/key`, `multipart:token`.
+/// `path:/bot{}`, `cookie:session`, `form:client_secret`, `json:/auth/key`, `multipart:token`,
+/// `signature`, `presigned`.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Slot {
     /// `Authorization: Bearer TOKEN` (RFC 6750 section 2.1); also `Authorization: token TOKEN`.
@@ -40,13 +41,18 @@ pub enum Slot {
     Json(Pointer),
     /// The value of a field of a `multipart/form-data` body (RFC 7578).
     Multipart(FieldName),
+    /// The access key id in the `Authorization` of a request that the agent signed (AWS Signature
+    /// Version 4).
+    Signature,
+    /// The access key id in the query of a URL that the agent signed beforehand.
+    Presigned,
 }
 
 /// The text is no slot.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "not a slot: use bearer, header:NAME, header:NAME=TEXT {{}}, basic:user, basic:password, basic={{}}, query:NAME, \
-     path:/START{{}}, cookie:NAME, form:NAME, json:/POINTER or multipart:NAME{}",
+     path:/START{{}}, cookie:NAME, form:NAME, json:/POINTER, multipart:NAME, signature or presigned{}",
     .0.map(|why| format!(" ({why})")).unwrap_or_default()
 )]
 pub struct SlotError(Option<&'static str>);
@@ -58,8 +64,10 @@ impl Slot {
     pub fn header(&self) -> Option<&HeaderName> {
         match self {
             Self::Header(name) | Self::HeaderPart(name, _) => Some(name),
-            Self::Bearer | Self::BasicUser | Self::BasicPassword | Self::BasicPart(_) => Some(&AUTHORIZATION),
-            Self::Query(_) | Self::Path(_) | Self::Cookie(_) => None,
+            Self::Bearer | Self::BasicUser | Self::BasicPassword | Self::BasicPart(_) | Self::Signature => {
+                Some(&AUTHORIZATION)
+            }
+            Self::Query(_) | Self::Path(_) | Self::Cookie(_) | Self::Presigned => None,
             Self::Form(_) | Self::Json(_) | Self::Multipart(_) => None,
         }
     }
@@ -77,12 +85,13 @@ impl Slot {
     }
 
     /// Whether a key can be put into it where nothing stands: all around it is known, and it isn't
-    /// part of a path or a body that an agent makes.
+    /// part of a path, a body or a signature that an agent makes.
     #[must_use]
     pub fn can_be_filled(&self) -> bool {
         match self {
             Self::HeaderPart(_, template) | Self::BasicPart(template) => template.around().is_some(),
             Self::Path(_) | Self::Form(_) | Self::Json(_) | Self::Multipart(_) => false,
+            Self::Signature | Self::Presigned => false,
             _ => true,
         }
     }
@@ -103,6 +112,8 @@ impl Slot {
             Self::Form(_) => "form",
             Self::Json(_) => "json",
             Self::Multipart(_) => "multipart",
+            Self::Signature => "signature",
+            Self::Presigned => "presigned",
         }
     }
 }
@@ -149,6 +160,8 @@ impl FromStr for Slot {
         }
         let parsed = match text.split_once([':', '=']) {
             None if text == "bearer" => Ok(Self::Bearer),
+            None if text == "signature" => Ok(Self::Signature),
+            None if text == "presigned" => Ok(Self::Presigned),
             Some(("basic", "user")) => Ok(Self::BasicUser),
             Some(("basic", "password")) => Ok(Self::BasicPassword),
             Some(("basic", template)) if text.starts_with("basic=") => {
@@ -190,6 +203,8 @@ impl fmt::Display for Slot {
             Self::Form(name) => write!(f, "form:{name}"),
             Self::Json(pointer) => write!(f, "json:{pointer}"),
             Self::Multipart(name) => write!(f, "multipart:{name}"),
+            Self::Signature => f.write_str("signature"),
+            Self::Presigned => f.write_str("presigned"),
         }
     }
 }
@@ -298,6 +313,8 @@ mod tests {
             "json:/a~1b/~0/0",
             "json:/",
             "multipart:token",
+            "signature",
+            "presigned",
         ] {
             let slot: Slot = text.parse().expect(text);
             assert_eq!(slot.to_string(), text);

@@ -157,6 +157,7 @@ impl Check {
             Slot::Cookie(name) => (COOKIE, format!("{name}={token}")),
             Slot::Query(_) => return request.body(self.body.clone()).ok(),
             Slot::Path(_) | Slot::Form(_) | Slot::Json(_) | Slot::Multipart(_) => return None,
+            Slot::Signature | Slot::Presigned => return None,
         };
         request.header(name, value).body(self.body.clone()).ok()
     }

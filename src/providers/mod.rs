@@ -6,6 +6,7 @@
 //! ```yaml
 //! - name: intranet                                 # also its gateway route: /intranet/...
 //!   title: Our search                              # optional
+//!   kind: secret                                   # what its key is, if it isn't put in as it is
 //!   hosts: [search.example.com]                    # where its key may go; `*.` is one label, `**.` several
 //!   slots: [bearer, "header:x-api-key"]            # in which places; the first is the usual one
 //!   env: [INTRANET_API_KEY]                        # variables in which people keep the key
@@ -26,7 +27,7 @@ use serde::Deserialize;
 pub use check::{Check, Verdict};
 pub use library::{Library, Problem};
 
-use crate::model::{BaseUrl, Cleartext, Destination, HostPattern, Name, Scheme, Slot, TokenShape};
+use crate::model::{BaseUrl, Cleartext, Destination, HostPattern, KeyKind, Name, Scheme, Slot, TokenShape};
 
 /// A service that sallyport knows.
 #[derive(Debug, Clone)]
@@ -35,6 +36,8 @@ pub struct Provider {
     pub name: Name,
     /// Its name for people.
     pub title: String,
+    /// What its key is.
+    pub kind: KeyKind,
     /// Where its key may go, unless it has an address of its own; empty if it always has.
     pub hosts: Vec<HostPattern>,
     /// In which places its key may be put, the usual one first; empty if it needs no key.
@@ -61,6 +64,8 @@ pub struct Provider {
 struct Written {
     name: Name,
     title: Option<String>,
+    #[serde(default)]
+    kind: KeyKind,
     #[serde(default)]
     hosts: Vec<HostPattern>,
     #[serde(default)]
@@ -129,8 +134,24 @@ impl Provider {
 
     /// Checks what the types don't.
     fn read(written: Written, own: bool) -> Result<(Self, bool), String> {
-        let Written { name, title, hosts, slots, env, address_env, example, prefix, suffix, base, check, replaces } =
-            written;
+        let Written {
+            name,
+            title,
+            kind,
+            hosts,
+            slots,
+            env,
+            address_env,
+            example,
+            prefix,
+            suffix,
+            base,
+            check,
+            replaces,
+        } = written;
+        if let Some(slot) = slots.iter().find(|slot| !kind.fits(slot)) {
+            return Err(format!("slots: a key of kind {kind} can't be put into {slot}"));
+        }
         for variable in env.iter().chain(&address_env) {
             let fits = |(at, c): (usize, char)| c == '_' || c.is_ascii_alphabetic() || (at > 0 && c.is_ascii_digit());
             if variable.is_empty() || !variable.chars().enumerate().all(fits) {
@@ -173,7 +194,7 @@ impl Provider {
         }
         let shape = TokenShape { prefix, suffix };
         let title = title.unwrap_or_else(|| name.to_string());
-        let provider = Self { name, title, hosts, slots, env, address_env, example, shape, base, check, own };
+        let provider = Self { name, title, kind, hosts, slots, env, address_env, example, shape, base, check, own };
         Ok((provider, replaces))
     }
 }

@@ -21,7 +21,8 @@ use super::target;
 use super::tunnel::{Tunnel, authenticate};
 use super::upload::Upload;
 use super::websocket::{self, Asked, Decided};
-use super::{Mode, bounds, forward, put};
+use super::{Mode, bounds, forward, put, signed};
+use crate::credential::aws::ChunkError;
 use crate::model::{ExchangeId, OrgId};
 use crate::session::live::LiveSession;
 use crate::session::registry::Moment;
@@ -136,6 +137,11 @@ async fn run(
         run => run,
     };
 
+    let mut signed = step!(signed::read(core, &identified, &request));
+    if signed.is_some() && asked.is_some() {
+        step!(Err(Rejection::new(Code::BadRequest, "no WebSocket is opened with a key that signs requests")));
+    }
+
     // What is sent is what was decided on.
     step!(forward::fit(request.headers_mut(), &target, search.back()));
     let arrives = |name: &HeaderName| request.headers().contains_key(name);
@@ -154,6 +160,11 @@ async fn run(
     let idle = shared.settings.deadlines.idle_body;
     let mut request: Request<upstream::RequestBody> =
         request.map(|body| Box::pin(Upload::new(body, version, counted, idle)) as upstream::RequestBody);
+
+    if let Some(signed) = &mut signed {
+        let held = Box::pin(signed.hold(&mut request, account.counted(), shared.settings.limits.signed_body));
+        step!(step!(guard(run.as_ref(), held).await));
+    }
 
     let org = identified.found.first().map_or(OrgId::DEFAULT, |found| found.token.session.org);
     let (mut attempt, mut dialled) = (0, Duration::ZERO);
@@ -188,6 +199,7 @@ async fn run(
             now,
             authorized,
             session.as_ref(),
+            signed.as_ref(),
             &mut request,
             &mut account
         ));
@@ -217,6 +229,10 @@ async fn run(
                 }
                 policies = shared.policies.current();
                 authorized = step!(authorize::authorize(&policies, &question, &identified));
+            }
+            Err(_) if account.counted().refused.get().is_some() => {
+                let why = account.counted().refused.get().unwrap_or(ChunkError::Shape);
+                return Err((Rejection::from(why), account));
             }
             Err(_) if account.counted().broken.get() => {
                 let why = "the request's body can't be read to its end";

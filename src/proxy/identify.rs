@@ -108,6 +108,7 @@ fn locate<'a>(name: &HeaderName, value: &'a [u8]) -> Option<Located<'a>> {
     let (core, hash) = TokenHash::find(value)?;
     let slot = match name == AUTHORIZATION {
         true if strip_scheme(value, b"bearer ").is_some() || strip_scheme(value, b"token ").is_some() => Slot::Bearer,
+        true if value.starts_with(b"AWS4-") => Slot::Signature,
         _ => Slot::Header(name.clone()),
     };
     Some(Located { hash, core, text: value.into(), slot })
@@ -132,6 +133,10 @@ impl Finder<'_> {
         for (name, value) in headers {
             if name == COOKIE && !self.places.cookies.is_empty() {
                 self.cookies(&mut all, headers, value.as_bytes())?;
+                continue;
+            }
+            // It goes with a signature, in which its token stands already, and it is never sent on.
+            if self.places.signed && name == "x-amz-security-token" {
                 continue;
             }
             let Some(at) = locate(name, value.as_bytes()) else {
@@ -215,10 +220,34 @@ impl Finder<'_> {
     fn query(&self, all: &mut Identified) -> Result<(), Rejection> {
         let Some(query) = self.target.path_and_query.query() else { return Ok(()) };
         let first = all.found.len();
+        if self.places.signed
+            && let Some(at) = query.match_indices(CREDENTIAL).map(|(at, _)| at).find(|at| is_name_at(query, *at))
+        {
+            return self.presigned(all, query, at);
+        }
         if !self.places.query.is_empty() {
             self.named(all, query.as_bytes(), pairs::spots(query.as_bytes(), &self.places.query, Slot::Query))?;
         }
         self.elsewhere(all, query.as_bytes(), first);
+        Ok(())
+    }
+
+    /// Takes in the access key id of a presigned URL.
+    fn presigned(&self, all: &mut Identified, query: &str, at: usize) -> Result<(), Rejection> {
+        let credential = query[at..].split('&').next().unwrap_or_default();
+        let Some((core, hash)) = TokenHash::find(credential.as_bytes()) else {
+            all.foreign = true;
+            return Ok(());
+        };
+        let (token, key) = self.follow(&hash)?;
+        if !key.destination.slots.contains(&Slot::Presigned) {
+            return Err(not_a_slot(&Slot::Presigned, &key));
+        }
+        let range = with_shape(&key, credential.as_bytes(), core);
+        if range.start != CREDENTIAL.len() || !credential[range.end..].starts_with(['/', '%']) {
+            return Err(part_of_more());
+        }
+        all.found.push(Found { token, key, slot: Slot::Presigned, range: at + range.start..at + range.end });
         Ok(())
     }
 
@@ -338,6 +367,14 @@ fn with_shape(key: &Key, text: &[u8], core: Range<usize>) -> Range<usize> {
     whole.filter(fits).unwrap_or(core)
 }
 
+/// Whether a parameter's name begins here.
+fn is_name_at(query: &str, at: usize) -> bool {
+    query[..at].is_empty() || query[..at].ends_with('&')
+}
+
+/// What the access key id of a presigned URL stands behind.
+const CREDENTIAL: &str = "X-Amz-Credential=";
+
 /// Whether the token stands in the slot as it has to: alone, or in the text that the slot names.
 fn alone(slot: &Slot, text: &[u8], range: &Range<usize>) -> bool {
     let (before, whole_after) = (&text[..range.start], &text[range.end..]);
@@ -356,6 +393,7 @@ fn alone(slot: &Slot, text: &[u8], range: &Range<usize>) -> bool {
         Slot::BasicPassword => {
             before.iter().filter(|b| **b == b':').count() == 1 && before.ends_with(b":") && after.is_empty()
         }
+        Slot::Signature => before.ends_with(b"Credential=") && whole_after.starts_with(b"/"),
         _ => false,
     }
 }

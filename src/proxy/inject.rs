@@ -74,6 +74,15 @@ pub fn replace<B>(request: &mut Request<B>, name: HeaderName, value: Zeroizing<V
     Ok(())
 }
 
+/// Puts another query in the place of the request's.
+///
+/// # Errors
+/// It can't stand in a request's target.
+pub fn query<B>(request: &mut Request<B>, query: &str) -> Result<(), Rejection> {
+    let path = Zeroizing::new(request.uri().path().as_bytes().to_vec());
+    target(request, path, Some(query.as_bytes()))
+}
+
 /// Puts the secret into an empty slot, or in the place of what stands in it, for a rule that injects
 /// without a token.
 ///
@@ -109,7 +118,9 @@ pub fn fill<B>(request: &mut Request<B>, slot: &Slot, secret: &Secret<Vec<u8>>) 
             let value = joined(&[&kept, separator, name.as_str().as_bytes(), b"=", secret]);
             return replace(request, COOKIE, value);
         }
-        Slot::Path(_) | Slot::Form(_) | Slot::Json(_) | Slot::Multipart(_) => return Err(open()),
+        Slot::Path(_) | Slot::Form(_) | Slot::Json(_) | Slot::Multipart(_) | Slot::Signature | Slot::Presigned => {
+            return Err(open());
+        }
     };
     replace(request, slot.header().ok_or_else(open)?.clone(), value)
 }

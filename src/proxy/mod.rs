@@ -29,6 +29,7 @@ pub mod running;
 pub mod scrub;
 mod search;
 pub mod settings;
+mod signed;
 mod slots;
 mod socks;
 mod splice;

@@ -15,11 +15,12 @@ use super::identify::{Found, Identified};
 use super::inject;
 use super::record::{self, Use};
 use super::reject::{Code, Rejection};
+use super::signed::{self, ToSign};
 use super::target::Target;
 use super::tunnel::Tunnel;
 use crate::audit::Receipt;
 use crate::credential::{self, Credential};
-use crate::model::{ExchangeId, Slot};
+use crate::model::{ExchangeId, Slot, Timestamp};
 use crate::policy::Permit;
 use crate::session::live::LiveSession;
 use crate::session::registry::Moment;
@@ -49,6 +50,7 @@ pub fn put<B>(
     moment: Moment,
     authorized: Authorized,
     session: Option<&Arc<LiveSession>>,
+    signed: Option<&ToSign>,
     request: &mut Request<B>,
     account: &mut Account,
 ) -> Result<(), Rejection> {
@@ -65,7 +67,7 @@ pub fn put<B>(
             }
             for (found, permit, receipt) in receipts {
                 let credential = opened(core, exchange, &found.key, permit, receipt)?;
-                enter(request, &credential, Place::Of(found))?;
+                enter(request, &credential, Place::Of(found), signed, core.shared.clock.now())?;
                 core.shared.metrics.injected(found.key.provider.as_str(), found.slot.label());
             }
         }
@@ -77,7 +79,7 @@ pub fn put<B>(
             let (receipt, draft) = record::intent(core, tunnel, exchange, target, &usage, policies, &permit, at)?;
             account.owe(session.id, Some(Arc::clone(permit.rule())), draft);
             let credential = opened(core, exchange, &key, permit, receipt)?;
-            enter(request, &credential, Place::Empty(&slot))?;
+            enter(request, &credential, Place::Empty(&slot), None, core.shared.clock.now())?;
             core.shared.metrics.injected(key.provider.as_str(), slot.label());
         }
     }
@@ -104,10 +106,25 @@ fn opened(
 }
 
 /// Puts one credential into the request.
-fn enter<B>(request: &mut Request<B>, credential: &Credential, place: Place<'_>) -> Result<(), Rejection> {
+fn enter<B>(
+    request: &mut Request<B>,
+    credential: &Credential,
+    place: Place<'_>,
+    signed: Option<&ToSign>,
+    now: Timestamp,
+) -> Result<(), Rejection> {
     match (credential, place) {
         (Credential::Pasted(secret), Place::Of(found)) => inject::inject(request, found, secret),
         (Credential::Pasted(secret), Place::Empty(slot)) => inject::fill(request, slot, secret),
         (Credential::Basic(pair), _) => inject::replace(request, AUTHORIZATION, pair.authorization()),
+        (Credential::Aws(pair), Place::Of(_)) if let Some(ToSign::Aws(signed)) = signed => signed.sign(request, pair),
+        (Credential::Hmac(form), Place::Of(found)) if let Some(ToSign::Hmac(body)) = signed => {
+            inject::inject(request, found, form.key())?;
+            signed::by_form(request, form, body, now)
+        }
+        (Credential::Aws(_) | Credential::Hmac(_), _) => {
+            let why = "a key that signs is used only where the agent's token stands, and only once in a request";
+            Err(Rejection::new(Code::CredentialUnregistered, why))
+        }
     }
 }

@@ -26,10 +26,12 @@ pub enum Code {
     KeyDisabled,
     KeyExpired,
     CredentialUnregistered,
+    SignatureMismatch,
     DestinationBlocked,
     AuthorityMismatch,
     BadRequest,
     TooLarge,
+    BodyTooLarge,
     MethodRefused,
     ProxyAuthRequired,
     UpstreamUnreachable,
@@ -127,6 +129,14 @@ impl Code {
                 "The credential in the request is no proxy token",
                 "Real keys don't pass: register the key with `sallyport keys add` and use its proxy token.",
             ),
+            Self::SignatureMismatch => (
+                403,
+                "signature_mismatch",
+                Denied,
+                "The request's signature isn't right",
+                "Sign with the access key id and the secret access key that were minted together, as the last step \
+                 before sending, and with a clock that is right.",
+            ),
             Self::DestinationBlocked => (
                 403,
                 "destination_blocked",
@@ -144,6 +154,13 @@ impl Code {
             Self::BadRequest => {
                 (400, "bad_request", Client, "The request can't be read", "Mend the request; the detail says where.")
             }
+            Self::BodyTooLarge => (
+                413,
+                "too_large",
+                Client,
+                "The request's body is too long",
+                "Send less at once, or let the operator raise the limit that the detail names.",
+            ),
             Self::TooLarge => (
                 431,
                 "too_large",

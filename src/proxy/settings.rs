@@ -70,6 +70,9 @@ pub struct Limits {
     /// How much of a WebSocket waits in each direction, in bytes: a frame up to this length stays one,
     /// and a longer one goes on in pieces. Default: 64 KiB.
     pub websocket_buffer: usize,
+    /// The most of a body that is held so that it can be signed, in bytes: a chunk of one that is signed in
+    /// chunks, or all of one whose hash wasn't declared. Default: 16 MiB, the longest request of DynamoDB.
+    pub signed_body: usize,
 }
 
 /// How long each wait may take.
@@ -113,6 +116,7 @@ impl Default for Settings {
                 masked: 1000,
                 websocket_buffer: 64 * 1024,
                 proxy_header_bytes: 2048,
+                signed_body: 16 * 1024 * 1024,
             },
             deadlines: Deadlines {
                 head: Duration::from_secs(30),

@@ -12,6 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::relay::BodyError;
+use crate::credential::aws::ChunkError;
 
 /// Bytes counted both ways, shared by the two bodies of an exchange.
 #[derive(Default)]
@@ -22,6 +23,8 @@ pub struct Counted {
     pub bytes_out: Cell<u64>,
     /// The agent's body couldn't be read to its end: what follows is not the upstream's fault.
     pub broken: Cell<bool>,
+    /// The agent's body isn't what it had signed.
+    pub refused: Cell<Option<ChunkError>>,
 }
 
 /// The agent's body on its way up: counted, passed through untouched, bounded in idle time.

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use aes_gcm::Aes256Gcm;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use dashmap::DashMap;
 use zeroize::Zeroizing;
 
@@ -10,7 +12,7 @@ use super::envelope::{self, SecretError, check_secret};
 use super::key::{Key, SealedVersion};
 use super::keyring::Keyring;
 use crate::audit::Receipt;
-use crate::model::{Clock, KeyId, OrgId, Secret};
+use crate::model::{Clock, KeyId, OrgId, Secret, TokenHash};
 use crate::policy::{Permit, ScrubPermit};
 
 /// Why a secret doesn't open.
@@ -62,6 +64,8 @@ pub const HELD_VERSIONS: usize = 3;
 /// Holds sealed keys and opens them. Sharing it costs no lock on the way of an exchange.
 pub struct Vault {
     keyring: Arc<Keyring>,
+    /// Derives the secrets that agents sign with.
+    stand_in: Secret<[u8; 32]>,
     clock: Arc<dyn Clock>,
     held: DashMap<KeyId, Arc<Held>>,
 }
@@ -70,7 +74,8 @@ impl Vault {
     /// An empty vault under this keyring.
     #[must_use]
     pub fn new(keyring: Arc<Keyring>, clock: Arc<dyn Clock>) -> Self {
-        Self { keyring, clock, held: DashMap::new() }
+        let stand_in = keyring.subkey("stand-in");
+        Self { keyring, stand_in, clock, held: DashMap::new() }
     }
 
     /// Seals a secret as a version of the key, with a data key of its own.
@@ -150,6 +155,14 @@ impl Vault {
         let dek = <&[u8; 32]>::try_from(dek.as_slice()).map_err(|_| OpenError::Tampered)?;
         let (cipher, sealed) = (envelope::cipher(dek), version.sealed.clone());
         Ok(Version { number: version.version, cipher, bound_to, sealed })
+    }
+
+    /// The secret with which an agent signs that has this token in the place of a key's name: 40 characters
+    /// of base64url, which nobody derives from the token alone. It is worth nothing without the token.
+    #[must_use]
+    pub fn stand_in(&self, token: &TokenHash) -> Secret<String> {
+        let hash = blake3::keyed_hash(self.stand_in.expose(), token.as_bytes());
+        Secret::new(URL_SAFE_NO_PAD.encode(&hash.as_bytes()[..30]))
     }
 
     /// Forgets a key.

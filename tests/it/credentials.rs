@@ -1,46 +1,74 @@
 //! Credentials that are computed, not pasted.
 
+mod aws;
+mod aws_clients;
 mod basic;
+mod hmac;
 mod kinds;
 
 use std::time::Duration;
 
-use sallyport::app::NewKey;
-use sallyport::model::{Cleartext, Destination, Environment, HostPattern, KeyKind, ProxyToken, Secret, TokenShape};
+use sallyport::app::{NewKey, Started};
+use sallyport::model::{
+    Cleartext, Destination, Environment, HostPattern, KeyKind, ProxyToken, Secret, Slot, TokenShape,
+};
 
 use crate::support::World;
 use crate::support::world::OTHER;
 
 /// A key of a computed kind for the world's other host, and a session of its own that may use it.
 pub struct Computed {
+    pub started: Started,
     pub value: ProxyToken,
+    /// What the agent signs with, for a kind that is signed with.
+    pub secret: String,
 }
 
 impl Computed {
     pub fn add(world: &World, kind: KeyKind, document: &str) -> Self {
-        Self::with_slots(world, kind, document, kind.usual_slots())
+        Self::at(world, kind, document, &[OTHER])
     }
 
-    pub fn with_slots(world: &World, kind: KeyKind, document: &str, slots: Vec<sallyport::model::Slot>) -> Self {
+    /// With these slots, for the usual host.
+    pub fn with_slots(world: &World, kind: KeyKind, document: &str, slots: &[&str]) -> Self {
+        let slots = slots.iter().map(|slot| slot.parse().expect("a slot")).collect();
+        Self::new(world, kind, document, &[OTHER], slots).unwrap_or_else(|why| panic!("{why}"))
+    }
+
+    /// Why it isn't taken.
+    pub fn refused(world: &World, kind: KeyKind, document: &str) -> String {
+        match Self::new(world, kind, document, &[OTHER], kind.usual_slots()) {
+            Ok(_) => panic!("it was taken: {document}"),
+            Err(why) => why,
+        }
+    }
+
+    /// For other hosts than the usual one.
+    pub fn at(world: &World, kind: KeyKind, document: &str, hosts: &[&str]) -> Self {
+        Self::new(world, kind, document, hosts, kind.usual_slots()).unwrap_or_else(|why| panic!("{why}"))
+    }
+
+    fn new(world: &World, kind: KeyKind, document: &str, hosts: &[&str], slots: Vec<Slot>) -> Result<Self, String> {
         let new = NewKey {
             name: format!("computed_{}", world.node.shared().registry.generation()).parse().expect("a name"),
             provider: "custom".parse().expect("a name"),
             kind,
             environment: Environment::Development,
             destination: Destination {
-                hosts: vec![HostPattern::parse(OTHER).expect("a host")],
+                hosts: hosts.iter().map(|host| HostPattern::parse(host).expect("a host")).collect(),
                 slots,
                 cleartext: Cleartext::Never,
             },
             shape: TokenShape::default(),
         };
         let secret = Secret::new(document.as_bytes().to_vec());
-        let key = world.node.add_key_of(new, &secret).expect("a key");
+        let key = world.node.add_key_of(new, &secret).map_err(|why| format!("{why:#}"))?;
         let hour = Duration::from_secs(3600);
         let keys = std::slice::from_ref(&key);
         let started = world.node.start_session(None, Environment::Development, keys, hour).expect("a session");
         let (_, value) = world.node.mint(&started, &key).expect("a token");
-        Self { value }
+        let secret = world.node.shared().vault.stand_in(&value.hash()).expose().clone();
+        Ok(Self { started, value, secret })
     }
 
     pub fn token(&self) -> &str {

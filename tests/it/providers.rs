@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::Request;
 use http_body_util::Full;
 use sallyport::app::Started;
-use sallyport::model::{Authority, BaseUrl, Destination, Environment, Secret};
+use sallyport::model::{Authority, BaseUrl, Destination, Environment, KeyKind, Secret};
 use sallyport::providers::{Library, Provider};
 use sallyport::vault::key::Key;
 use tokio::net::TcpStream;
@@ -18,10 +18,10 @@ use crate::support::{Received, World};
 
 const SECRET: &str = "a-real-key-0123456789/+x";
 
-/// The templates that have a key.
+/// The templates that have a key which is put in as it is.
 fn keyed() -> Vec<Provider> {
     let library = Library::bundled(std::path::Path::new("/nowhere"));
-    library.current().iter().filter(|p| !p.env.is_empty()).cloned().collect()
+    library.current().iter().filter(|p| !p.env.is_empty() && p.kind == KeyKind::Secret).cloned().collect()
 }
 
 /// Where the key may go; services that everybody has elsewhere are at their example's address.

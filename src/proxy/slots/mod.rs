@@ -19,6 +19,8 @@ pub struct Places {
     pub paths: Vec<PathTemplate>,
     /// Cookies.
     pub cookies: Vec<FieldName>,
+    /// Whether one is put into requests that the agent signed.
+    pub signed: bool,
 }
 
 impl Places {
@@ -30,6 +32,7 @@ impl Places {
                 Slot::Query(name) => add(&mut places.query, name),
                 Slot::Path(template) => add(&mut places.paths, template),
                 Slot::Cookie(name) => add(&mut places.cookies, name),
+                Slot::Signature | Slot::Presigned => places.signed = true,
                 _ => {}
             }
         }

@@ -29,7 +29,7 @@ fn kind_is_stored_shown_and_its_document_checked_when_stored_and_when_rotated() 
         (
             vec!["keys", "add", "x", "--host", "x.test", "--kind", "hunter"],
             "hunter2hunter2",
-            "not a kind of key: use secret, basic",
+            "not a kind of key: use secret, basic, aws, hmac",
         ),
         (
             vec!["keys", "add", "x", "--host", "x.test", "--kind", "basic", "--slot", "header:x-key"],
@@ -45,4 +45,46 @@ fn kind_is_stored_shown_and_its_document_checked_when_stored_and_when_rotated() 
     let rotated = place.with_input(&["keys", "rotate", "jira"], r#"{"user": "me", "password": "open-sesame-2"}"#);
     assert!(rotated.status.success(), "{}", String::from_utf8_lossy(&rotated.stderr));
     assert_eq!(place.json(&["keys", "show", "jira"])["version"], 2);
+}
+
+#[test]
+fn pair_of_the_environment_is_replaced_by_stand_ins_that_belong_together() {
+    let place = Place::new();
+    let mut run = place.command(&["run", "--no-isolation", "--", "sh", "-c", "env"]);
+    run.env("AWS_ACCESS_KEY_ID", "AKIAREALREALREALREAL").env("AWS_SECRET_ACCESS_KEY", "a-real/secret+key");
+    run.env("AWS_SESSION_TOKEN", "a-real-session-token")
+        .env("COPY", "x a-real/secret+key")
+        .env("AWS_REGION", "eu-west-1");
+    let output = run.output().expect("it runs");
+    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{said}");
+    let value = |name: &str| {
+        let line = said.lines().find(|line| line.starts_with(&format!("{name}=")));
+        line.unwrap_or_else(|| panic!("no {name}: {said}")).split_once('=').expect("a value").1.to_owned()
+    };
+    let id = value("AWS_ACCESS_KEY_ID");
+    assert!(id.starts_with("AKIAspt_") && id.len() == 4 + 4 + 25 + 6, "{id}");
+    assert_eq!(value("AWS_SESSION_TOKEN"), id);
+    assert_eq!((value("AWS_SECRET_ACCESS_KEY").len(), value("AWS_REGION").as_str()), (40, "eu-west-1"));
+    for real in ["AKIAREAL", "a-real/secret", "a-real-session"] {
+        assert!(!said.contains(real), "{said}");
+    }
+}
+
+#[test]
+fn stored_pair_is_minted_with_what_its_agent_signs_with() {
+    let place = Place::new();
+    place.ok(&["init"]);
+    let pair = r#"{"access_key_id": "AKIAREALREALREALREAL", "secret_access_key": "a-real/secret+key"}"#;
+    place.add_key(&["s3", "--provider", "aws"], pair);
+    assert_eq!(place.json(&["keys", "show", "s3"])["kind"], "aws");
+    let session = place.json(&["sessions", "start", "--key", "s3"]);
+    let id = session["id"].as_str().expect("an id");
+    let (one, two) = (place.json(&["tokens", "mint", id, "s3"]), place.json(&["tokens", "mint", id, "s3"]));
+    assert_eq!(one["signingSecret"].as_str().expect("a secret").len(), 40);
+    assert_ne!(one["signingSecret"], two["signingSecret"], "each token has its own");
+    place.add_key(&["plain", "--host", "plain.test"], "a-secret-as-it-is");
+    let session = place.json(&["sessions", "start", "--key", "plain"]);
+    let minted = place.json(&["tokens", "mint", session["id"].as_str().expect("an id"), "plain"]);
+    assert!(minted.get("signingSecret").is_none());
 }
