@@ -296,7 +296,7 @@ fn strange(known: &[Provider], provider: &str) -> Problem {
     Problem::invalid("provider", format!("{what}{meant}; see `sallyport providers list`"))
 }
 
-async fn find(admin: &Admin, org: OrgId, wanted: &str) -> Result<Key, Problem> {
+pub(super) async fn find(admin: &Admin, org: OrgId, wanted: &str) -> Result<Key, Problem> {
     admin.by_id_or_name(org, wanted, "key").await
 }
 

@@ -16,6 +16,7 @@ mod sessions;
 mod system;
 mod tokens;
 mod tools;
+mod validate;
 
 use std::num::NonZeroU32;
 use std::path::PathBuf;
@@ -34,6 +35,7 @@ use auth::Scheme;
 pub use auth::{Caller, Peer};
 pub use problem::Problem;
 pub use system::ProviderView;
+pub use validate::{Probe, Probed, Probing};
 
 use crate::audit::{AuditKeys, SharedWriter};
 use crate::model::{Clock, Name, OrgId};
@@ -123,6 +125,8 @@ pub struct Admin {
     pub clock: Arc<dyn Clock>,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// Makes a call with a key through the data path.
+    pub probe: Probe,
     /// The node that runs in this process, if one does.
     pub node: Option<NodeView>,
     /// Bounds.
@@ -158,6 +162,7 @@ fn routes() -> OpenApiRouter<State> {
         .routes(routes!(keys::list, keys::create))
         .routes(routes!(keys::show, keys::edit, keys::delete))
         .routes(routes!(keys::rotate))
+        .routes(routes!(validate::validate))
         .routes(routes!(tools::list, tools::register))
         .routes(routes!(tools::show, tools::edit, tools::delete))
         .routes(routes!(access::list, access::request))

@@ -5,6 +5,7 @@ mod home;
 mod listen;
 pub mod live;
 mod node;
+mod probe;
 pub mod server;
 
 pub use home::{Home, KekChoice, ask_passphrase};

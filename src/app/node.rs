@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use super::Home;
 use super::listen::bind;
 use super::live::Live;
+use super::probe::Prober;
 use crate::audit::{Journal, RecordKind, SharedWriter};
 use crate::credential;
 use crate::model::{
@@ -299,15 +300,23 @@ impl Node {
         metrics_text(&self.shared)
     }
 
-    /// Takes connections of agents on another socket too, which may be one of another network.
+    /// Takes connections of agents on another socket too, which may be one of another network. Its
+    /// address isn't among those that agents can't reach through us.
     ///
     /// # Errors
     /// It is no listening socket that doesn't block.
-    pub fn listen(&self, listener: std::net::TcpListener) -> std::io::Result<()> {
+    pub fn listen(&self, listener: std::net::TcpListener, kind: Kind) -> std::io::Result<()> {
         let listener = tokio::net::TcpListener::from_std(listener)?;
         let (workers, permits) = (Arc::clone(&self.workers), Arc::clone(&self.permits));
-        self.accepting.spawn(accept(listener, Kind::Forward, workers, permits, self.stop.clone()));
+        self.accepting.spawn(accept(listener, kind, workers, permits, self.stop.clone()));
         Ok(())
+    }
+
+    /// Makes calls with keys through the data path, for as long as the node runs.
+    #[must_use]
+    pub fn prober(&self) -> Prober {
+        let workers = Arc::downgrade(&self.workers);
+        Prober { shared: Arc::clone(&self.shared), workers, permits: Arc::clone(&self.permits) }
     }
 
     /// Ends what still runs, while [`Node::stop`] waits for it.

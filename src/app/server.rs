@@ -227,6 +227,7 @@ fn admin_of_node(
         reload: Box::new(move || reload.run()),
         metrics: Box::new(move || super::node::metrics_text(&metrics)),
     };
+    let prober = node.prober();
     let audit = node.audit().clone();
     let timing = Arc::clone(&shared.metrics);
     Ok(Admin {
@@ -240,6 +241,7 @@ fn admin_of_node(
         providers: Arc::clone(node.providers()),
         clock: Arc::clone(&shared.clock),
         metrics: Arc::clone(&shared.metrics),
+        probe: Box::new(move |probing| Box::pin(prober.clone().probe(probing))),
         node: Some(view),
         settings: config.admin.clone(),
     })
@@ -272,6 +274,7 @@ pub async fn admin_alone(home: &Home, config: &Config) -> anyhow::Result<Admin> 
         Ok(claimed.get_or_init(|| writer).clone())
     };
     Ok(Admin {
+        probe: probe_alone(home, config, &store),
         store,
         vault: Arc::new(Vault::new(Arc::clone(home.keyring()), Arc::clone(home.clock()))),
         policies: Arc::new(policies),
@@ -284,6 +287,25 @@ pub async fn admin_alone(home: &Home, config: &Config) -> anyhow::Result<Admin> 
         metrics: Arc::new(Metrics::new()?),
         node: None,
         settings: config.admin.clone(),
+    })
+}
+
+/// Where no node runs, a call with a key starts one for itself, which listens nowhere.
+fn probe_alone(home: &Home, config: &Config, store: &Store) -> admin::Probe {
+    let (dir, clock, store) = (home.dir().to_owned(), Arc::clone(home.clock()), store.clone());
+    let mut settings = config.node.clone();
+    (settings.forward, settings.forward_tls, settings.gateway, settings.gateway_tls) = (None, None, None, None);
+    settings.cores = 1;
+    Box::new(move |probing| {
+        let (dir, clock, store, settings) = (dir.clone(), Arc::clone(&clock), store.clone(), settings.clone());
+        Box::pin(async move {
+            let words = |why: anyhow::Error| format!("{why:#}");
+            let home = Home::open(&dir, clock).map_err(words)?;
+            let node = Node::start(&home, &store, settings).await.map_err(words)?;
+            let probed = node.prober().probe(probing).await;
+            node.stop(std::time::Duration::from_secs(1)).await;
+            probed
+        })
     })
 }
 

@@ -10,7 +10,7 @@ use super::output::say;
 use crate::app::Home;
 use crate::config::Config;
 use crate::credential::aws;
-use crate::run::{Surroundings, environment};
+use crate::run::{Jvm, Surroundings, environment, truststore};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -55,11 +55,15 @@ pub async fn run(
     let text = |value: &Value, field: &str| value[field].as_str().unwrap_or_default().to_owned();
     let id = text(&started, "id");
     let url = format!("http://{}:{}@{proxy}", text(&started, "proxyUser"), text(&started, "proxyPassword"));
+    let bundle = std::fs::read_to_string(home.dir().join("ca-bundle.pem")).context("reading ca-bundle.pem")?;
+    home.put("ca-bundle.p12", &truststore::pkcs12(&bundle))?;
     let around = Surroundings {
-        proxy_url: &url,
-        bundle: &home.dir().join("ca-bundle.pem"),
-        ca: &home.dir().join("ca.pem"),
-        session: &id,
+        proxy_url: url,
+        bundle: home.dir().join("ca-bundle.pem"),
+        ca: home.dir().join("ca.pem"),
+        jvm: Some(Jvm { trust_store: home.dir().join("ca-bundle.p12"), proxy: proxy.parse()? }),
+        wgetrc: None,
+        session: id.clone(),
     };
     let (mut variables, _) = environment([], &[], &[], &around);
     for name in &args.keys {

@@ -62,6 +62,14 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Ask a key's service whether it takes the key; fails if it doesn't
+    Validate {
+        /// Its name or id
+        key: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Let nobody use a key until it is enabled again; running exchanges are aborted
     Disable {
         /// Its name or id
@@ -166,6 +174,13 @@ pub async fn run(client: &Client, command: Command) -> anyhow::Result<()> {
             client.get(&at(&key)).await?;
             let value = value.read(&format!("New value of {key}"))?;
             output::show(&client.post(&format!("{}/rotate", at(&key)), &json!({ "value": *value })).await?, json)
+        }
+        Command::Validate { key, json } => {
+            let found = client.post(&format!("{}/validate", at(&key)), &json!({})).await?;
+            output::show(&found, json)?;
+            let detail = found["detail"].as_str().unwrap_or_default();
+            anyhow::ensure!(found["result"] == "valid", "{key} isn't known to be valid: {detail}");
+            Ok(())
         }
         Command::Disable { key } => set_state(client, &key, "disabled").await,
         Command::Enable { key } => set_state(client, &key, "enabled").await,

@@ -40,7 +40,7 @@ pub async fn run(print: &dyn Fn(Arguments<'_>)) -> anyhow::Result<()> {
         ($($text:tt)*) => { print(format_args!("{}\n", format_args!($($text)*))) };
     }
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let dir = Scratch::new()?;
+    let dir = Scratch::new("demo")?;
     let home_dir = dir.0.join("data");
     let home = Home::open(&home_dir, Arc::clone(&clock))?;
     std::fs::write(home.policy_dir().join("demo.yaml"), POLICY)?;
@@ -139,11 +139,18 @@ fn shortened(token: &str) -> String {
 }
 
 /// A directory that is removed in the end.
-struct Scratch(std::path::PathBuf);
+pub struct Scratch(
+    /// Where it is.
+    pub std::path::PathBuf,
+);
 
 impl Scratch {
-    fn new() -> anyhow::Result<Self> {
-        let dir = std::env::temp_dir().join(format!("sallyport-demo-{}", crate::model::SessionId::generate()));
+    /// A directory that nobody else can enter.
+    ///
+    /// # Errors
+    /// The temporary directory can't be written.
+    pub fn new(what: &str) -> anyhow::Result<Self> {
+        let dir = std::env::temp_dir().join(format!("sallyport-{what}-{}", crate::model::SessionId::generate()));
         std::os::unix::fs::DirBuilderExt::mode(&mut std::fs::DirBuilder::new(), 0o700).create(&dir)?;
         Ok(Self(dir))
     }

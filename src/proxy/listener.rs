@@ -27,6 +27,8 @@ use crate::model::{Authority, Host, Origin, Scheme};
 pub enum Kind {
     /// CONNECT and absolute form.
     Forward,
+    /// The same for clients of this machine that can't send proxy credentials.
+    ForwardOpen,
     /// The same behind TLS with a leaf of our own CA; proxy credentials are always required.
     ForwardTls,
     /// Gateway routes in clear.
@@ -38,7 +40,7 @@ pub enum Kind {
 impl Kind {
     const fn mode(self) -> Mode {
         match self {
-            Self::Forward | Self::ForwardTls => Mode::Forward,
+            Self::Forward | Self::ForwardOpen | Self::ForwardTls => Mode::Forward,
             Self::Gateway | Self::GatewayTls => Mode::Gateway,
         }
     }
@@ -47,7 +49,7 @@ impl Kind {
     #[must_use]
     pub const fn setting(self) -> &'static str {
         match self {
-            Self::Forward => "listen.proxy",
+            Self::Forward | Self::ForwardOpen => "listen.proxy",
             Self::ForwardTls => "listen.proxy_tls",
             Self::Gateway => "listen.gateway",
             Self::GatewayTls => "listen.gateway_tls",
@@ -167,7 +169,12 @@ async fn connection(core: Rc<Core>, arrival: Arrival) {
     let _counted = core.shared.metrics.agent_connection();
     let Ok(mut stream) = TcpStream::from_std(stream) else { return };
     let _ = stream.set_nodelay(true);
-    let Some(address) = balanced::agent(&core, &mut stream, peer, kind.mode()).await else { return };
+    // No balancer stands in front of what is open to this machine alone.
+    let agent = match kind {
+        Kind::ForwardOpen => Some(peer),
+        _ => balanced::agent(&core, &mut stream, peer, kind.mode()).await,
+    };
+    let Some(address) = agent else { return };
     let from = Origin { address, certificate: None };
     // Behind a balancer, what listens on loopback is reached from other machines.
     let beyond = !address.ip().to_canonical().is_loopback();
@@ -177,6 +184,7 @@ async fn connection(core: Rc<Core>, arrival: Arrival) {
             let credentials = if beyond { Credentials::Required } else { Credentials::AsSet };
             tunnel::serve(core, stream, from, credentials, beyond).await;
         }
+        Kind::ForwardOpen => tunnel::serve(core, stream, from, Credentials::NotAsked, beyond).await,
         Kind::ForwardTls => {
             let Ok(local) = stream.local_addr() else { return };
             let limit = core.shared.settings.deadlines.tls;
@@ -222,9 +230,20 @@ pub async fn accept(
                 continue;
             }
         };
-        let Some(worker) = workers.iter().min_by_key(|w| w.load.load(Ordering::Relaxed)) else { return };
-        if worker.arrivals.send(Arrival { stream, peer, kind, permit }).await.is_err() {
+        if !hand(&workers, stream, peer, kind, permit).await {
             return;
         }
     }
+}
+
+/// Hands a connection to the least loaded core; whether there is one that takes it.
+pub async fn hand(
+    workers: &[Worker],
+    stream: std::net::TcpStream,
+    peer: SocketAddr,
+    kind: Kind,
+    permit: OwnedSemaphorePermit,
+) -> bool {
+    let Some(worker) = workers.iter().min_by_key(|w| w.load.load(Ordering::Relaxed)) else { return false };
+    worker.arrivals.send(Arrival { stream, peer, kind, permit }).await.is_ok()
 }

@@ -68,6 +68,9 @@ impl Tunnel {
 pub enum Credentials {
     /// As `proxy.require_auth` says.
     AsSet,
+    /// Never: the listener is this machine's, for clients that can't send any. A token is needed for
+    /// a key all the same.
+    NotAsked,
     /// Always: the listener may be reached from other machines.
     Required,
 }
@@ -77,7 +80,11 @@ pub async fn serve<S>(core: Rc<Core>, mut stream: S, from: Origin, credentials: 
 where
     S: AsyncRead + AsyncWrite + Bare + Unpin + 'static,
 {
-    let required = credentials == Credentials::Required || core.shared.settings.require_auth;
+    let required = match credentials {
+        Credentials::Required => true,
+        Credentials::AsSet => core.shared.settings.require_auth,
+        Credentials::NotAsked => false,
+    };
     let limits = core.shared.settings.limits.clone();
     let mut buffer = BytesMut::with_capacity(1024);
     for _ in 0..limits.auth_tries.max(1) {

@@ -36,7 +36,7 @@ impl Handover {
 
     /// # Errors
     /// Never asked.
-    pub async fn receive(self, _: u32) -> anyhow::Result<TcpListener> {
+    pub async fn receive(self, _: u32) -> anyhow::Result<Vec<TcpListener>> {
         match self.0 {}
     }
 }

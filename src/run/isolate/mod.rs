@@ -44,8 +44,8 @@ const SECOND: &str = "__init";
 pub struct Way {
     /// The socket on which the proxy's process waits for it.
     pub socket: PathBuf,
-    /// The port of loopback that is the proxy, inside as outside.
-    pub port: u16,
+    /// The ports of loopback that are the proxy's inside.
+    pub ports: Vec<u16>,
 }
 
 /// What a command runs as: its program and arguments, in front of which the first stage stands.
@@ -55,7 +55,10 @@ pub struct Way {
 pub fn wrapped(way: Option<&Way>, hidden: &[PathBuf], command: &[String]) -> Vec<OsString> {
     let mut all = vec!["/proc/self/exe".into(), FIRST.into()];
     match way {
-        Some(way) => all.extend([way.port.to_string().into(), way.socket.clone().into()]),
+        Some(way) => {
+            let ports: Vec<_> = way.ports.iter().map(u16::to_string).collect();
+            all.extend([ports.join(",").into(), way.socket.clone().into()]);
+        }
         None => all.extend([OsString::new(), OsString::new()]),
     }
     all.extend(hidden.iter().map(OsString::from));
@@ -72,9 +75,10 @@ pub fn entered() -> Option<ExitCode> {
     let stage = arguments.next()?;
     let text = |a: OsString| a.to_string_lossy().into_owned();
     let outcome = if stage == FIRST {
-        let port = arguments.next().and_then(|port| port.to_str()?.parse().ok());
+        let ports = arguments.next().unwrap_or_default();
+        let ports: Vec<_> = ports.to_str().into_iter().flat_map(|all| all.split(',')).flat_map(str::parse).collect();
         let socket = arguments.next().map(PathBuf::from);
-        let way = port.zip(socket).map(|(port, socket)| Way { socket, port });
+        let way = socket.filter(|_| !ports.is_empty()).map(|socket| Way { socket, ports });
         let hidden: Vec<_> = arguments.by_ref().take_while(|a| *a != END).map(PathBuf::from).collect();
         stages::first(way.as_ref(), &hidden, &arguments.map(text).collect::<Vec<_>>())
     } else if stage == SECOND {
@@ -93,6 +97,7 @@ pub fn entered() -> Option<ExitCode> {
 /// # Errors
 /// Why not, in words.
 pub fn available() -> Result<(), String> {
+    not_root()?;
     tried(wrapped(None, &[], &nothing()))
 }
 
@@ -101,9 +106,18 @@ pub fn available() -> Result<(), String> {
 /// # Errors
 /// Why not, in words.
 pub fn network_available() -> Result<(), String> {
+    not_root()?;
+    network_possible()
+}
+
+/// Whether a command that isn't hostile can be given one: root could undo it, and has it all the same.
+///
+/// # Errors
+/// Why not, in words.
+pub fn network_possible() -> Result<(), String> {
     let handover = Handover::new().map_err(|why| why.to_string())?;
     // Whoever binds a port in a network of its own finds all of them free.
-    let way = Way { socket: handover.socket(), port: 1024 };
+    let way = Way { socket: handover.socket(), ports: vec![1024] };
     tried(wrapped(Some(&way), &[], &nothing()))
 }
 
@@ -111,10 +125,14 @@ fn nothing() -> [String; 2] {
     ["/proc/self/exe".to_owned(), "--version".to_owned()]
 }
 
-fn tried(command: Vec<OsString>) -> Result<(), String> {
-    if rustix::process::geteuid().is_root() {
-        return Err("the command runs as root, which could undo it".to_owned());
+fn not_root() -> Result<(), String> {
+    match rustix::process::geteuid().is_root() {
+        true => Err("the command runs as root, which could undo it".to_owned()),
+        false => Ok(()),
     }
+}
+
+fn tried(command: Vec<OsString>) -> Result<(), String> {
     match std::process::Command::new("/proc/self/exe").args(&command[1..]).env_clear().output() {
         Ok(output) if output.status.success() => Ok(()),
         Ok(output) => {

@@ -8,7 +8,7 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::net::{Ipv4Addr, TcpListener};
-use std::os::fd::AsFd as _;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
@@ -24,19 +24,24 @@ use tokio::net::UnixListener;
 use super::Way;
 use crate::model::SessionId;
 
-/// Inside: makes the network ready, and hands the proxy its listening socket.
+/// The most listening sockets that are handed out.
+const MOST: usize = 4;
+
+/// Inside: makes the network ready, and hands the proxy its listening sockets.
 pub(super) fn open(way: &Way) -> anyhow::Result<()> {
     loopback_up().context("bringing up loopback in a network of its own")?;
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, way.port)).context("listening in a network of its own")?;
+    let bind = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port));
+    let listeners: Vec<_> =
+        way.ports.iter().map(bind).collect::<Result<_, _>>().context("listening in a network of its own")?;
     let stream = UnixStream::connect(&way.socket).context("reaching the proxy")?;
-    let fds = [listener.as_fd()];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let fds: Vec<_> = listeners.iter().map(AsFd::as_fd).collect();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if !control.push(SendAncillaryMessage::ScmRights(&fds)) {
-        bail!("the listening socket doesn't fit into a message");
+        bail!("the listening sockets don't fit into a message");
     }
     rustix::net::sendmsg(&stream, &[IoSlice::new(b"l")], &mut control, SendFlags::empty())
-        .context("handing the listening socket to the proxy")?;
+        .context("handing the listening sockets to the proxy")?;
     Ok(())
 }
 
@@ -102,11 +107,11 @@ impl Handover {
         self.dir.join("way")
     }
 
-    /// The listening socket that the first stage, the process with this number, sends.
+    /// The listening sockets that the first stage, the process with this number, sends.
     ///
     /// # Errors
-    /// What came isn't one, or came from another process.
-    pub async fn receive(self, from: u32) -> anyhow::Result<TcpListener> {
+    /// What came isn't any, or came from another process.
+    pub async fn receive(self, from: u32) -> anyhow::Result<Vec<TcpListener>> {
         self.listener.set_nonblocking(true)?;
         let listener = UnixListener::from_std(self.listener.try_clone()?)?;
         let (stream, _) = listener.accept().await?;
@@ -114,7 +119,7 @@ impl Handover {
             bail!("another process than the command's came to the way into its network");
         }
         let received = stream.async_io(Interest::READABLE, || {
-            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
             let mut control = RecvAncillaryBuffer::new(&mut space);
             let mut byte = [0u8; 1];
             let into = &mut [IoSliceMut::new(&mut byte)];
@@ -123,12 +128,13 @@ impl Handover {
                 RecvAncillaryMessage::ScmRights(fds) => Some(fds),
                 _ => None,
             });
-            Ok(fds.flatten().next())
+            Ok(fds.flatten().map(TcpListener::from).collect::<Vec<_>>())
         });
-        let socket = received.await?.context("no listening socket came from the command's network")?;
-        let listener = TcpListener::from(socket);
-        listener.set_nonblocking(true)?;
-        Ok(listener)
+        let all = received.await?;
+        for listener in &all {
+            listener.set_nonblocking(true)?;
+        }
+        Ok(all)
     }
 }
 

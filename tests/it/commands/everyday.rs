@@ -369,3 +369,36 @@ fn refusal_is_recorded_with_the_session_the_token_and_the_key_that_it_is_about()
     assert_eq!(codes, ["policy_denied", "host_not_allowed", "token_revoked"]);
     assert!(records.iter().all(|record| record["token"] == token), "{said}");
 }
+
+#[test]
+fn doctor_makes_a_real_request_from_each_client_and_says_what_one_is_missing() {
+    let place = Place::new();
+    let fakes = tempfile::tempdir().expect("a temporary directory");
+    let fake = |name: &str, script: &str| {
+        use std::os::unix::fs::PermissionsExt as _;
+        let file = fakes.path().join(name);
+        std::fs::write(&file, format!("#!/bin/sh\n{script}\n")).expect("written");
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).expect("changed");
+    };
+    let path = std::env::var("PATH").expect("a path");
+    fake("wget", "unset https_proxy; echo no way there >&2; exit 4");
+    fake(
+        "ruby",
+        &format!("PATH={path}; curl -sS --cacert /dev/null https://doctor.sallyport.invalid/ -x $https_proxy; exit 60"),
+    );
+    let mut command = place.command(&["doctor", "--json"]);
+    let output = command.env("PATH", format!("{}:{path}", fakes.path().display())).output().expect("it runs");
+    let rows: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).expect("JSON");
+    let of = |what: &str| {
+        let row = rows.iter().find(|row| row["what"] == what).unwrap_or_else(|| panic!("{what}: {rows:#?}"));
+        (row["state"].as_str().expect("text"), row["detail"].as_str().expect("text"))
+    };
+    assert_eq!(of("curl"), ("ok", "its request comes through"));
+    assert_eq!(of("python3 urllib").0, "ok", "{rows:#?}");
+    let (state, said) = of("wget");
+    assert!(state == "weak" && said.contains("goes around the proxy: it needs https_proxy"), "{said}");
+    assert!(said.contains("no way there"), "its own words: {said}");
+    let (state, said) = of("ruby net/http");
+    assert!(state == "weak" && said.contains("has to trust the CA by SSL_CERT_FILE"), "{said}");
+    assert!(!place.data.exists(), "nothing is made");
+}

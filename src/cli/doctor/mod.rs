@@ -1,5 +1,7 @@
 //! `sallyport doctor`
 
+mod clients;
+
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -22,7 +24,8 @@ enum Finding {
     Bad(String),
 }
 
-/// Looks at everything, changes nothing.
+/// Looks at everything, and makes a request from every client that is installed. Nothing of this
+/// installation is changed.
 pub async fn run(
     dir: &Path,
     config: impl FnOnce() -> anyhow::Result<(Config, Source)>,
@@ -76,6 +79,10 @@ pub async fn run(
             )),
         ),
     });
+    match clients::look().await {
+        Ok(found) => all.extend(found),
+        Err(why) => all.push(("clients", Weak(format!("they can't be tried: {why:#}")))),
+    }
     let bad = all.iter().any(|(_, finding)| matches!(finding, Bad(_)));
     print(&all, json)?;
     Ok(if bad { ExitCode::FAILURE } else { ExitCode::SUCCESS })
