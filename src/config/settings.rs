@@ -159,6 +159,7 @@ pub const SETTINGS: &[Setting] = &[
     plain!("proxy.limits.streams", node.proxy.limits.streams),
     size!("proxy.limits.proxy_header", node.proxy.limits.proxy_header_bytes),
     plain!("proxy.limits.auth_tries", node.proxy.limits.auth_tries),
+    plain!("proxy.limits.scrub_patterns", node.proxy.limits.scrub_patterns),
     plain!("proxy.limits.codings", node.proxy.limits.codings),
     size!("proxy.limits.window", node.proxy.limits.window_bytes),
     size!("proxy.limits.windows", node.proxy.limits.windows_bytes),

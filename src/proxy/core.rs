@@ -244,6 +244,13 @@ impl Core {
                 return Err(Rejection::new(super::reject::Code::Internal, detail));
             }
         }
+        let (count, most) = (builder.count(), self.shared.settings.limits.scrub_patterns);
+        if count > most {
+            tracing::error!(upstream.authority = %authority, patterns = count, "a host has too many keys to scrub its replies");
+            let detail =
+                format!("{authority} has too many keys: {count} patterns, and `proxy.limits.scrub_patterns` is {most}");
+            return Err(Rejection::new(super::reject::Code::Overloaded, detail));
+        }
         Ok(Arc::new(builder.build()))
     }
 

@@ -37,7 +37,6 @@ pub mod target;
 pub mod tunnel;
 mod unread;
 pub mod upload;
-mod view;
 pub mod websocket;
 pub mod wire;
 mod worded;

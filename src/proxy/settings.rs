@@ -54,6 +54,9 @@ pub struct Limits {
     pub proxy_header_bytes: usize,
     /// The most tries at proxy credentials on one connection before it is closed. Default: 3.
     pub auth_tries: u32,
+    /// The most patterns that the replies of one host are searched for; a key has about a dozen. A host
+    /// with more is refused. Default: 10,000.
+    pub scrub_patterns: usize,
     /// The most content codings of one reply, one within the other. Default: 3.
     pub codings: usize,
     /// The largest window that one coding of a reply may use, in bytes. Default: 16 MiB.
@@ -108,6 +111,7 @@ impl Default for Settings {
                 streams: 100,
                 spliced: 1000,
                 auth_tries: 3,
+                scrub_patterns: 10_000,
                 codings: 3,
                 window_bytes: 16 << 20,
                 windows_bytes: 1 << 30,

@@ -154,6 +154,39 @@ async fn requests_and_httpx_get() {
     assert!(all.iter().all(|r| r.header("authorization") == format!("Bearer {OPENAI}")));
 }
 
+/// The list of models with the key that was sent, in the last coding that the client asks for.
+fn coded(received: &Received) -> Reply {
+    let text = format!("{{\"object\":\"list\",\"data\":[],\"seen\":\"{}\"}}", received.header("authorization"));
+    let reply = match received.path.as_str() {
+        "/v1/models" => crate::support::coded::as_asked(received, text.as_bytes()),
+        _ => return services(received),
+    };
+    reply.with("content-type", "application/json").with("etag", "\"1\"")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the clients that tests/run installs"]
+async fn coded_replies_are_read_by_every_client() {
+    let services = Services::start(coded).await;
+    let said = services.run(&[&python(), &script("fetch.py")]).await;
+    assert!(said.contains("answer: list list"), "{said}");
+    let said = services.run(&[&node(), &script("chat.mjs")]).await;
+    assert!(said.contains("answer: hello list"), "{said}");
+    for option in ["--http1.1", "--http2"] {
+        let call = format!(
+            "curl -sSi --compressed {option} -H \"Authorization: Bearer $OPENAI_API_KEY\" https://api.openai.com/v1/models"
+        );
+        let said = services.run(&["sh", "-c", &call]).await;
+        assert!(said.contains("\"object\":\"list\"") && said.contains("***"), "{said}");
+        assert!(!said.to_lowercase().contains("content-encoding"), "{said}");
+    }
+    let asked: Vec<_> =
+        services.received("/v1/models").iter().map(|r| r.header("accept-encoding").to_owned()).collect();
+    assert!(asked.len() == 5 && asked.iter().all(|codings| codings.contains("gzip")), "{asked:?}");
+    assert!(asked.iter().any(|codings| codings.ends_with("zstd")), "{asked:?}");
+    assert!(asked.iter().any(|codings| codings.contains("br")), "{asked:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the clients that tests/run installs"]
 async fn openai_and_fetch_for_node_call() {

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::Request;
 use http_body_util::{BodyExt as _, Full};
 
+use crate::support::coded::{Code, bare_deflate, brotli, gzip, zlib, zstd};
 use crate::support::world::HOST;
 use crate::support::{Received, Reply, World, emitted};
 
@@ -14,45 +15,11 @@ fn key(received: &Received) -> String {
     received.header("authorization").trim_start_matches("Bearer ").to_owned()
 }
 
-fn gzip(text: &[u8]) -> Vec<u8> {
-    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
-    encoder.write_all(text).expect("coded");
-    encoder.finish().expect("coded")
-}
-
-fn zlib(text: &[u8]) -> Vec<u8> {
-    let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::default());
-    encoder.write_all(text).expect("coded");
-    encoder.finish().expect("coded")
-}
-
-fn bare_deflate(text: &[u8]) -> Vec<u8> {
-    let mut encoder = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::default());
-    encoder.write_all(text).expect("coded");
-    encoder.finish().expect("coded")
-}
-
-fn brotli(text: &[u8]) -> Vec<u8> {
-    let mut out = Vec::new();
-    let mut encoder = brotli::CompressorWriter::new(&mut out, 4096, 5, 22);
-    encoder.write_all(text).expect("coded");
-    drop(encoder);
-    out
-}
-
-fn zstd(text: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(zstd_safe::compress_bound(text.len()));
-    zstd_safe::compress(&mut out, text, 3).expect("coded");
-    out
-}
-
 /// Two parts, each coded by itself.
 fn in_two(code: fn(&[u8]) -> Vec<u8>, text: &[u8]) -> Vec<u8> {
     let (a, b) = text.split_at(text.len() / 2);
     [code(a), code(b)].concat()
 }
-
-type Code = fn(&[u8]) -> Vec<u8>;
 
 /// What `Content-Encoding` says, and what the body is.
 const CODINGS: [(&str, Code); 11] = [

@@ -4,6 +4,7 @@
 pub mod agent;
 pub mod apart;
 pub mod binary;
+pub mod coded;
 pub mod door;
 pub mod emitted;
 pub mod forwarder;
