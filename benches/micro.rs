@@ -247,6 +247,7 @@ impl World {
             name: "bench".parse()?,
             provider: "custom".parse()?,
             kind: KeyKind::Secret,
+            token_endpoint: None,
             destination: Destination {
                 hosts: vec![HostPattern::parse("api.example.com")?],
                 slots: vec![Slot::Bearer],
@@ -255,6 +256,7 @@ impl World {
             shape: TokenShape::default(),
             state: KeyState::Enabled,
             version: 1,
+            given: 1,
             created_at: now,
             updated_at: now,
             expires_at: None,
@@ -343,6 +345,7 @@ impl World {
             rule: permit.rule(),
             policy_digest: self.policies.digest(),
             client: Some("127.0.0.1:40000"),
+            mint: false,
         };
         // Dropping the draft adds the outcome, which rides on the next append.
         Ok(self.writer.intent(&intent)?.0)

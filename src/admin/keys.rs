@@ -13,7 +13,8 @@ use super::body::{Body, Query, environment, limit, name, still_to_come};
 use super::{Action, Admin, Problem, State};
 use crate::credential;
 use crate::model::{
-    BaseUrl, Cleartext, Destination, HostPattern, KeyId, KeyKind, Name, OrgId, Secret, Slot, TokenShape, nearest,
+    BaseUrl, Cleartext, Destination, HostPattern, KeyId, KeyKind, Name, OrgId, Secret, Slot, TokenEndpoint, TokenShape,
+    nearest,
 };
 use crate::providers::{self, Provider};
 use crate::store::Find;
@@ -33,6 +34,8 @@ pub(super) struct View {
     provider: String,
     /// What its secret is: `secret`, or a document from which something is computed for each request.
     kind: &'static str,
+    /// Where its access tokens are asked for, if it is of a kind that is minted.
+    token_endpoint: Option<String>,
     /// Where it may go.
     hosts: Vec<String>,
     /// In which places of a request it may be put.
@@ -61,6 +64,7 @@ impl View {
             environment: key.environment.to_string(),
             provider: key.provider.to_string(),
             kind: key.kind.as_str(),
+            token_endpoint: key.token_endpoint.as_ref().map(ToString::to_string),
             hosts: key.destination.hosts.iter().map(ToString::to_string).collect(),
             slots: key.destination.slots.iter().map(ToString::to_string).collect(),
             cleartext: match key.destination.cleartext {
@@ -103,6 +107,8 @@ pub(super) struct New {
     /// which something is computed for each request: `basic` is `{"user": ..., "password": ...}`, `aws` is
     /// `{"access_key_id": ..., "secret_access_key": ...}`, `hmac` is
     /// `{"key": ..., "secret": ..., "template": ..., "signature": ...}`.
+    /// `client_credentials`, `refresh_token`, `jwt_bearer`, `service_account` and `github_app` are documents for
+    /// which access tokens are minted; an error tells the form.
     #[schema(pattern = "^[a-z][a-z_]*$")]
     kind: Option<String>,
     /// A provider template, which says where the key may go; see /api/v1/providers.
@@ -215,6 +221,31 @@ fn slots(texts: &[String]) -> Result<Vec<Slot>, Problem> {
 fn check_slots(kind: KeyKind, destination: &Destination) -> Result<(), Problem> {
     match destination.slots.iter().find(|slot| !kind.fits(slot)) {
         Some(slot) => Err(Problem::invalid("slots", format!("a key of kind {kind} can't be put into {slot}"))),
+        None => Ok(()),
+    }
+}
+
+/// Where access tokens are asked for, by the document of a kind that is minted.
+fn token_endpoint(
+    kind: KeyKind,
+    document: &Secret<Vec<u8>>,
+    destination: &Destination,
+) -> Result<Option<TokenEndpoint>, Problem> {
+    let found = credential::token_endpoint(kind, document).map_err(|why| Problem::invalid("value", why))?;
+    check_endpoint(found.as_ref(), destination)?;
+    Ok(found)
+}
+
+/// Whether the key may go where its access tokens are asked for.
+fn check_endpoint(endpoint: Option<&TokenEndpoint>, destination: &Destination) -> Result<(), Problem> {
+    match endpoint.filter(|at| !destination.covers(at.scheme, &at.authority)) {
+        Some(at) => {
+            let at = &at.authority;
+            Err(Problem::invalid(
+                "hosts",
+                format!("the key's token endpoint is at {at}, which isn't among them; add it"),
+            ))
+        }
         None => Ok(()),
     }
 }
@@ -332,6 +363,8 @@ pub(super) async fn create(
     Body(new): Body<New>,
 ) -> Result<(StatusCode, Json<View>), Problem> {
     let (provider, kind, destination, shape) = placed(&admin, &new)?;
+    let secret = credential::document(kind, new.value.take()).map_err(|why| Problem::invalid("value", why))?;
+    let token_endpoint = token_endpoint(kind, &secret, &destination)?;
     let now = admin.clock.now();
     let key = Key {
         id: KeyId::generate(),
@@ -341,15 +374,16 @@ pub(super) async fn create(
         name: name("name", &new.name)?,
         provider,
         kind,
+        token_endpoint,
         destination,
         shape,
         state: KeyState::Enabled,
         version: 1,
+        given: 1,
         created_at: now,
         updated_at: now,
         expires_at: new.expires_at.as_deref().map(|at| still_to_come("expiresAt", at, now)).transpose()?,
     };
-    let secret = credential::document(kind, new.value.take()).map_err(|why| Problem::invalid("value", why))?;
     let sealed = admin.vault.seal(&key, 1, &secret).map_err(|why| Problem::invalid("value", why))?;
     let what = Action { action: "key_create", subject: &key.id.to_string(), detail: key.name.as_str() };
     let batch = admin.store.batch(caller.org()).insert(&key).insert(&sealed);
@@ -400,6 +434,7 @@ pub(super) async fn edit(
     if let Some(new) = &edit.cleartext {
         after.destination.cleartext = cleartext(new)?;
     }
+    check_endpoint(after.token_endpoint.as_ref(), &after.destination)?;
     match edit.state.as_deref() {
         None => {}
         Some("enabled") => after.state = KeyState::Enabled,
@@ -467,9 +502,16 @@ pub(super) async fn rotate(
     Body(rotation): Body<Rotation>,
 ) -> Result<Json<View>, Problem> {
     let before = find(&admin, caller.org(), &id).await?;
-    let after = Key { version: before.version.saturating_add(1), updated_at: admin.clock.now(), ..before.clone() };
-    let secret = credential::document(after.kind, rotation.value.take());
+    let secret = credential::document(before.kind, rotation.value.take());
     let secret = secret.map_err(|why| Problem::invalid("value", why))?;
+    let version = before.version.saturating_add(1);
+    let after = Key {
+        version,
+        given: version,
+        token_endpoint: token_endpoint(before.kind, &secret, &before.destination)?,
+        updated_at: admin.clock.now(),
+        ..before.clone()
+    };
     let sealed = admin.vault.seal(&after, after.version, &secret);
     let sealed = sealed.map_err(|why| Problem::invalid("value", why))?;
     let detail = format!("{} version {}", after.name, after.version);

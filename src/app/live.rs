@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::audit::SharedWriter;
+use crate::credential::oauth::Mints;
 use crate::model::{Clock, KeyId};
 use crate::session::records::{Grant, Project, Session, Token, Tool};
 use crate::session::registry::{Kept, Moment, Registry};
@@ -28,6 +29,8 @@ pub struct Live {
     pub registry: Arc<Registry>,
     /// Sealed keys.
     pub vault: Arc<Vault>,
+    /// Access tokens.
+    pub mints: Arc<Mints>,
     /// Where they come from.
     pub store: Store,
     /// The time.
@@ -61,6 +64,7 @@ impl Live {
         self.each(|key: Key| keys.push(key)).await?;
         for key in &keys {
             self.take_versions(key, versions.remove(&key.id).unwrap_or_default());
+            self.mints.changed(key);
         }
         kept.keys.extend(keys.iter().map(|key| key.id));
         self.registry.put_keys(keys);
@@ -153,7 +157,7 @@ impl Live {
                 (None, Err(_)) => {}
             },
             // A version counts from when its key names it; the others don't reach the data path.
-            ChangeKind::KeyVersion | ChangeKind::AccessRequest | ChangeKind::Principal => {}
+            ChangeKind::KeyVersion | ChangeKind::AccessRequest | ChangeKind::Principal | ChangeKind::Lease => {}
         }
         Ok(())
     }
@@ -168,11 +172,13 @@ impl Live {
         match key {
             Some(key) => {
                 self.take_versions(&key, version.into_iter().collect());
+                self.mints.changed(&key);
                 self.registry.put_keys([key]);
             }
             None => {
                 self.registry.remove_key(key_id);
                 self.vault.unload(key_id);
+                self.mints.forget(key_id);
             }
         }
         Ok(())
@@ -235,6 +241,7 @@ impl Live {
             tokio::time::sleep(every).await;
             let now = self.clock.now();
             self.registry.sweep(now, KEEP_ENDED);
+            self.mints.sweep(now);
             if let Err(why) = self.store.prune_changes(now).await {
                 tracing::warn!(error = %why, "old changes can't be removed");
             }

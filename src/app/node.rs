@@ -18,6 +18,8 @@ use super::live::Live;
 use super::probe::Prober;
 use crate::audit::{Journal, RecordKind, SharedWriter};
 use crate::credential;
+use crate::credential::oauth::Mints;
+use crate::credential::oauth::rotation::Rotation;
 use crate::model::{
     BaseUrl, Bounds, Destination, Environment, GrantId, KeyId, KeyKind, Name, OrgId, ProjectId, ProxyToken, Secret,
     SessionId, SessionSecret, Timestamp, TokenId, TokenShape, ToolId,
@@ -89,6 +91,8 @@ pub struct NodeSettings {
     pub tidy: Duration,
     /// The audit chains.
     pub audit: crate::audit::Settings,
+    /// Credentials that are minted.
+    pub credential: credential::oauth::Settings,
 }
 
 impl Default for NodeSettings {
@@ -107,6 +111,7 @@ impl Default for NodeSettings {
             max_staleness: Duration::from_secs(5),
             tidy: Duration::from_secs(60),
             audit: crate::audit::Settings::default(),
+            credential: credential::oauth::Settings::default(),
         }
     }
 }
@@ -194,9 +199,14 @@ impl Node {
         let spliced = settings.proxy.limits.spliced.min(Semaphore::MAX_PERMITS);
         let metrics = Arc::new(Metrics::new()?);
         let of_leaves = Arc::clone(&metrics);
+        let registry = Arc::new(Registry::new(settings.max_staleness));
+        let vault = Arc::new(Vault::new(Arc::clone(home.keyring()), Arc::clone(&clock)));
+        let rotation = Rotation::new(store.clone(), Arc::clone(&vault), Arc::clone(&registry), Arc::clone(&clock));
         let shared = Arc::new(Shared {
-            registry: Arc::new(Registry::new(settings.max_staleness)),
-            vault: Arc::new(Vault::new(Arc::clone(home.keyring()), Arc::clone(&clock))),
+            registry,
+            vault,
+            mints: Arc::new(Mints::new(settings.credential.clone(), Arc::clone(&clock))),
+            rotation,
             policies: Arc::new(policies),
             metrics: Arc::clone(&metrics),
             audit_counts: settings.audit.counts.clone(),
@@ -221,6 +231,7 @@ impl Node {
         let live = Live {
             registry: Arc::clone(&shared.registry),
             vault: Arc::clone(&shared.vault),
+            mints: Arc::clone(&shared.mints),
             store: store.clone().timed(move |what, took| timing.store_query(what, took)),
             clock: Arc::clone(&clock),
             audit: audit.clone(),
@@ -367,6 +378,12 @@ impl Node {
     pub fn add_key_of(&self, new: NewKey, secret: &Secret<Vec<u8>>) -> anyhow::Result<Key> {
         let NewKey { name, provider, kind, environment, destination, shape } = new;
         let now = self.shared.clock.now();
+        let secret = credential::document(kind, Secret::new(secret.expose().clone()))?;
+        let token_endpoint = credential::token_endpoint(kind, &secret)?;
+        if let Some(at) = &token_endpoint {
+            let covered = destination.covers(at.scheme, &at.authority);
+            anyhow::ensure!(covered, "the token endpoint's host {} isn't among the hosts of {name}", at.authority);
+        }
         let key = Key {
             id: KeyId::generate(),
             org: OrgId::DEFAULT,
@@ -375,15 +392,16 @@ impl Node {
             name,
             provider,
             kind,
+            token_endpoint,
             destination,
             shape,
             state: KeyState::Enabled,
             version: 1,
+            given: 1,
             created_at: now,
             updated_at: now,
             expires_at: None,
         };
-        let secret = credential::document(kind, Secret::new(secret.expose().clone()))?;
         let sealed = self.shared.vault.seal(&key, 1, &secret).with_context(|| format!("key {}", key.name))?;
         self.shared.vault.load(&key, &sealed)?;
         self.shared.registry.put_keys([key.clone()]);
@@ -392,7 +410,9 @@ impl Node {
 
     /// Changes a key's state.
     pub fn set_key_state(&self, key: &Key, state: KeyState) {
-        self.shared.registry.put_keys([Key { state, ..key.clone() }]);
+        let key = Key { state, ..key.clone() };
+        self.shared.mints.changed(&key);
+        self.shared.registry.put_keys([key]);
     }
 
     /// Starts a session that may use these keys.
@@ -503,6 +523,7 @@ impl Node {
         }
         timer.abort();
         self.hard.cancel();
+        self.shared.rotation.finish().await;
         let _ = self.following.await;
         let _ = self.tidying.await;
     }

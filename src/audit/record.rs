@@ -78,6 +78,8 @@ pub struct Intent<'a> {
     pub rule: &'a str,
     pub policy_digest: &'a [u8; 32],
     pub client: Option<&'a str>,
+    /// Whether the key goes to its token endpoint, for an access token.
+    pub mint: bool,
 }
 
 /// How an exchange ended.
@@ -265,6 +267,10 @@ impl<'a> Line<'a> {
         self.hex("policies", &i.policy_digest[..8]);
         if let Some(client) = i.client {
             self.text("client", client);
+        }
+        if i.mint {
+            self.key("mint");
+            self.out.extend_from_slice(b"true");
         }
     }
 

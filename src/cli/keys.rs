@@ -6,12 +6,15 @@ use serde_json::{Value, json};
 use super::client::Client;
 use super::output::say;
 use super::{output, secret};
+use crate::config::Config;
 use crate::model::Name;
 
 #[derive(Subcommand)]
 pub enum Command {
     /// Store a key; its value comes from a prompt, standard input or a file
     Add(Box<Add>),
+    /// Get a key from a service by saying yes in a browser: GitHub, Google, GitLab, Slack, ...
+    Connect(Box<super::connect::Args>),
     /// List keys
     List {
         /// Only this project's
@@ -103,7 +106,9 @@ pub struct Add {
     slots: Vec<String>,
     /// What its value is: `secret` is put in as it is; others are documents: `basic` {"user": ...,
     /// "password": ...}, `aws` {"access_key_id": ..., "secret_access_key": ...}, `hmac` {"key": ...,
-    /// "secret": ..., "template": "{timestamp}{method}{target}{body}", "signature": "header:NAME"} [default: secret]
+    /// "secret": ..., "template": "{timestamp}{method}{target}{body}", "signature": "header:NAME"};
+    /// for client_credentials, refresh_token, jwt_bearer, service_account and github_app access tokens are minted
+    /// [default: secret]
     #[arg(long)]
     kind: Option<String>,
     /// The project [default: default]
@@ -134,8 +139,13 @@ fn at(key: &str) -> String {
     format!("{PATH}/{}", super::segment(key))
 }
 
-pub async fn run(client: &Client, command: Command) -> anyhow::Result<()> {
+pub async fn run(
+    client: &Client,
+    config: impl FnOnce() -> anyhow::Result<Config>,
+    command: Command,
+) -> anyhow::Result<()> {
     match command {
+        Command::Connect(args) => super::connect::run(client, &config()?, *args).await,
         Command::Add(add) => {
             let json = add.json;
             output::show(&create(client, *add).await?, json)

@@ -4,6 +4,7 @@ mod access;
 mod audit;
 mod ca;
 mod client;
+mod connect;
 mod doctor;
 mod env;
 mod keys;
@@ -221,7 +222,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Env(args) => env::run(&client().await?, both, args).await?,
         Command::Projects(command) => projects::run(&client().await?, command).await?,
-        Command::Keys(command) => keys::run(&client().await?, command).await?,
+        Command::Keys(command) => keys::run(&client().await?, || Ok(config()?.0), command).await?,
         Command::Tools(command) => tools::run(&client().await?, command).await?,
         Command::Access(command) => access::run(&client().await?, command).await?,
         Command::Sessions(command) => sessions::run(&client().await?, command).await?,

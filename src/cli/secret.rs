@@ -28,6 +28,11 @@ impl std::fmt::Debug for Value {
 const MAX: u64 = 1024 * 1024;
 
 impl Value {
+    /// From this file; `-` is standard input.
+    pub fn of_file(file: PathBuf) -> Self {
+        Self { value_file: Some(file), value: None }
+    }
+
     /// Reads the secret. A line break at its end is taken off.
     pub fn read(self, prompt: &str) -> anyhow::Result<Zeroizing<String>> {
         let text = match (self.value, self.value_file) {

@@ -1,10 +1,12 @@
 //! `sallyport sessions` and `sallyport tokens`
 
+use anyhow::Context as _;
 use clap::Subcommand;
 use serde_json::json;
 
 use super::client::Client;
 use super::output::{self, say};
+use crate::credential::oauth::standin;
 
 #[derive(Subcommand)]
 pub enum Command {
@@ -117,6 +119,10 @@ pub enum Tokens {
         /// How long it lives, such as 10m [default: as long as its session]
         #[arg(long, value_name = "DURATION", value_parser = super::seconds)]
         lasts: Option<u32>,
+        /// Print what an SDK reads instead of the token alone: for a key of kind service_account a file for
+        /// GOOGLE_APPLICATION_CREDENTIALS, with the token in it and a private key that signs for nobody
+        #[arg(long, conflicts_with = "json")]
+        stand_in: bool,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -141,11 +147,23 @@ const TOKENS: &str = "/api/v1/mcp/proxy-tokens";
 
 pub async fn tokens(client: &Client, command: Tokens) -> anyhow::Result<()> {
     match command {
-        Tokens::Mint { session, key, lasts, json } => {
+        Tokens::Mint { session, key, lasts, stand_in, json } => {
+            let of_key = match stand_in {
+                true => Some(client.get(&format!("/api/v1/api-keys/{}", super::segment(&key))).await?),
+                false => None,
+            };
             let (session, key) = (super::segment(&session), super::segment(&key));
             let life = lasts.map(|secs| format!("?durationSeconds={secs}")).unwrap_or_default();
             let path = format!("{PATH}/{session}/keys/{key}/proxy-token{life}");
-            output::show(&client.post(&path, &json!({})).await?, json)
+            let minted = client.post(&path, &json!({})).await?;
+            let Some(of_key) = of_key else { return output::show(&minted, json) };
+            let read = |field: &str| of_key[field].as_str().unwrap_or_default().to_owned();
+            let (kind, endpoint) = (read("kind").parse()?, read("tokenEndpoint").parse());
+            let made = endpoint.ok().zip(minted["value"].as_str());
+            let made = made.and_then(|(endpoint, value)| standin::stand_in(kind, &endpoint, value));
+            let made = made.context("SDKs need no stand-in for a key of this kind: they are given the token itself")?;
+            say!("{}", serde_json::to_string_pretty(&made)?);
+            Ok(())
         }
         Tokens::List { session, json } => {
             let of = session.map(|id| format!("?session={}", super::segment(&id))).unwrap_or_default();

@@ -70,6 +70,30 @@ pub(super) fn dense(text: &[u8]) -> Zeroizing<Vec<u8>> {
     out
 }
 
+/// A text that is wiped when it is dropped, and shows nothing of itself.
+#[derive(Debug)]
+pub struct Text(Secret<String>);
+
+impl Text {
+    /// Takes the text in custody.
+    #[must_use]
+    pub fn new(mut text: zeroize::Zeroizing<String>) -> Self {
+        Self(Secret::new(std::mem::take(&mut *text)))
+    }
+
+    /// The text itself.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        self.0.expose()
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        secret_text(from).map(Self)
+    }
+}
+
 /// A text that is wiped when it is dropped.
 pub(super) fn secret_text<'de, D: Deserializer<'de>>(from: D) -> Result<Secret<String>, D::Error> {
     String::deserialize(from).map(Secret::new)

@@ -10,8 +10,9 @@
 //! 2. In an exchange, [`crate::vault::Vault::open`] yields those bytes for a permit and a receipt, and
 //!    [`read`] makes a [`Credential`] of them. `proxy/put.rs` matches on it: each variant says what is
 //!    done to the request, which is already as it will be sent. What is computed from the request alone
-//!    happens in place; what has to be minted elsewhere is awaited there, between the opening and the
-//!    sending, under the guard of the session.
+//!    happens in place. What has to be minted elsewhere ([`KeyKind::is_minted`]) is there before:
+//!    `proxy/mint.rs` asks for it under a permit and a record of its own, and `put` takes it from
+//!    [`oauth::Mints`] as it takes what is sealed from the vault, for a permit and a receipt.
 //! 3. Replies are searched for the secret parts of the document, and not for its public ones, such as a
 //!    user name: [`secret_parts`] says which are which.
 //!
@@ -24,10 +25,15 @@ pub mod aws;
 pub mod basic;
 mod form;
 pub mod hmac;
+pub mod oauth;
 
-use crate::model::{KeyKind, Secret};
+use bytes::Bytes;
+use zeroize::Zeroizing;
+
+use crate::model::{KeyKind, Secret, TokenEndpoint};
 pub use basic::Basic;
-pub use form::FormError;
+pub use form::{FormError, Text};
+use oauth::Recipe;
 
 /// What is made of an opened key.
 pub enum Credential {
@@ -39,6 +45,8 @@ pub enum Credential {
     Aws(Box<aws::Pair>),
     /// A shared secret, with which the request is signed.
     Hmac(Box<hmac::Form>),
+    /// What access tokens are asked for with; it is never put into a request itself.
+    Minted(Box<Recipe>),
 }
 
 /// Checks what is to be stored as a key of this kind, and brings it into the form that is sealed.
@@ -64,6 +72,7 @@ pub fn read(kind: KeyKind, opened: Secret<Vec<u8>>) -> Result<Credential, FormEr
         KeyKind::Basic => Basic::read(opened.expose()).map(Credential::Basic),
         KeyKind::Aws => aws::Pair::read(opened.expose()).map(|pair| Credential::Aws(Box::new(pair))),
         KeyKind::Hmac => hmac::Form::read(opened.expose()).map(|form| Credential::Hmac(Box::new(form))),
+        minted => Ok(Credential::Minted(Box::new(Recipe::read(minted, opened.expose())?))),
     }
 }
 
@@ -77,6 +86,29 @@ pub fn secret_parts(kind: KeyKind, opened: &[u8], show: &mut dyn FnMut(&[u8])) -
         KeyKind::Basic => show(Basic::read(opened)?.password()),
         KeyKind::Aws => aws::Pair::read(opened)?.show_secrets(show),
         KeyKind::Hmac => hmac::Form::read(opened)?.show_secrets(show),
+        minted => Recipe::read(minted, opened)?.secret_parts(show),
     }
     Ok(())
+}
+
+/// Where a key of this kind gets its access tokens, by its document; `None` for a kind that isn't minted.
+///
+/// # Errors
+/// It isn't the document of that kind.
+pub fn token_endpoint(kind: KeyKind, document: &Secret<Vec<u8>>) -> Result<Option<TokenEndpoint>, FormError> {
+    match kind.is_minted() {
+        true => Ok(Some(Recipe::read(kind, document.expose())?.endpoint().clone())),
+        false => Ok(None),
+    }
+}
+
+/// Bytes for a message, which are wiped when the last that shares them is dropped.
+pub(crate) fn wiped(bytes: Zeroizing<Vec<u8>>) -> Bytes {
+    struct Wiped(Zeroizing<Vec<u8>>);
+    impl AsRef<[u8]> for Wiped {
+        fn as_ref(&self) -> &[u8] {
+            &self.0
+        }
+    }
+    Bytes::from_owner(Wiped(bytes))
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Slot, TokenForm};
 
-/// What the stored secret of a key is. As text: `secret`, `basic`, `aws`, `hmac`.
+/// What the stored secret of a key is. As text: `secret`, `basic`, `aws`, `hmac`, `client_credentials` and so on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum KeyKind {
@@ -20,6 +20,16 @@ pub enum KeyKind {
     Aws,
     /// A shared secret, with which requests are signed in a form of the key's own.
     Hmac,
+    /// A client's name and secret, for access tokens (RFC 6749 section 4.4).
+    ClientCredentials,
+    /// A refresh token, for access tokens (RFC 6749 section 6).
+    RefreshToken,
+    /// A private key that signs assertions, for access tokens (RFC 7523).
+    JwtBearer,
+    /// A Google service account's key file, for access tokens.
+    ServiceAccount,
+    /// A GitHub App's private key, for the access tokens of one installation.
+    GithubApp,
 }
 
 /// The text names no kind of key.
@@ -29,7 +39,17 @@ pub struct KeyKindError;
 
 impl KeyKind {
     /// Every kind.
-    pub const ALL: [Self; 4] = [Self::Secret, Self::Basic, Self::Aws, Self::Hmac];
+    pub const ALL: [Self; 9] = [
+        Self::Secret,
+        Self::Basic,
+        Self::Aws,
+        Self::Hmac,
+        Self::ClientCredentials,
+        Self::RefreshToken,
+        Self::JwtBearer,
+        Self::ServiceAccount,
+        Self::GithubApp,
+    ];
 
     /// Its word.
     #[must_use]
@@ -39,6 +59,11 @@ impl KeyKind {
             Self::Basic => "basic",
             Self::Aws => "aws",
             Self::Hmac => "hmac",
+            Self::ClientCredentials => "client_credentials",
+            Self::RefreshToken => "refresh_token",
+            Self::JwtBearer => "jwt_bearer",
+            Self::ServiceAccount => "service_account",
+            Self::GithubApp => "github_app",
         }
     }
 
@@ -56,14 +81,24 @@ impl KeyKind {
         matches!(self, Self::Aws)
     }
 
+    /// Whether the secret is shown to a token endpoint only, which gives access tokens for it; those are
+    /// put into requests.
+    #[must_use]
+    pub const fn is_minted(self) -> bool {
+        matches!(
+            self,
+            Self::ClientCredentials | Self::RefreshToken | Self::JwtBearer | Self::ServiceAccount | Self::GithubApp
+        )
+    }
+
     /// Whether what the kind yields can stand in this slot.
     #[must_use]
     pub const fn fits(self, slot: &Slot) -> bool {
         match self {
-            Self::Secret => !matches!(slot, Slot::Signature | Slot::Presigned),
             Self::Hmac => matches!(slot, Slot::Bearer | Slot::Header(_) | Slot::HeaderPart(..) | Slot::Query(_)),
             Self::Basic => matches!(slot, Slot::Bearer | Slot::BasicUser | Slot::BasicPassword),
             Self::Aws => matches!(slot, Slot::Signature | Slot::Presigned),
+            _ => !matches!(slot, Slot::Signature | Slot::Presigned),
         }
     }
 
@@ -72,9 +107,9 @@ impl KeyKind {
     #[must_use]
     pub fn usual_slots(self) -> Vec<Slot> {
         match self {
-            Self::Secret | Self::Hmac => vec![Slot::Bearer],
             Self::Basic => vec![Slot::BasicPassword, Slot::BasicUser, Slot::Bearer],
             Self::Aws => vec![Slot::Signature, Slot::Presigned],
+            _ => vec![Slot::Bearer],
         }
     }
 

@@ -8,6 +8,7 @@ mod authority;
 mod base;
 mod clock;
 mod destination;
+mod endpoint;
 mod ids;
 mod kind;
 mod name;
@@ -22,6 +23,7 @@ pub use authority::{Authority, AuthorityError, Host, HostPattern, HostPatternErr
 pub use base::{BaseUrl, BaseUrlError};
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp};
 pub use destination::{Cleartext, Destination};
+pub use endpoint::{EndpointError, TokenEndpoint};
 pub use ids::{
     ExchangeId, GrantId, IdError, KeyId, OrgId, PrincipalId, ProjectId, RequestId, SessionId, TokenId, ToolId,
 };

@@ -20,6 +20,7 @@
 //! One without `env` and `slots` needs no key.
 
 mod check;
+pub mod connect;
 mod library;
 
 use serde::Deserialize;

@@ -103,7 +103,8 @@ fn permit(policies: &PolicySet, ask: &Question<'_>, found: &Found) -> Result<Per
     }
 }
 
-fn denied(denial: &Denial) -> Rejection {
+/// The rejection that a denial means.
+pub fn denied(denial: &Denial) -> Rejection {
     let by = match (&denial.policy, &denial.rule) {
         (Some(policy), Some(rule)) => format!("{policy}/{rule}: "),
         (Some(policy), None) => format!("{policy}: "),

@@ -11,6 +11,7 @@ use foldhash::quality::RandomState;
 use prometheus::IntGauge;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::Mode;
 use super::coding::Memory;
@@ -22,6 +23,8 @@ use super::slots::Places;
 use super::tunnel::Tunnel;
 use crate::audit::{self, Asker};
 use crate::credential;
+use crate::credential::oauth::Mints;
+use crate::credential::oauth::rotation::Rotation;
 use crate::model::{Authority, BaseUrl, Clock, ExchangeId, Scheme, Secret, Timestamp};
 use crate::policy::{self, ScrubPermit};
 use crate::session::hosts::KeysOf;
@@ -56,6 +59,10 @@ pub struct Shared {
     pub registry: Arc<Registry>,
     /// Opens keys, for a permit and a receipt.
     pub vault: Arc<Vault>,
+    /// Access tokens of keys that are minted.
+    pub mints: Arc<Mints>,
+    /// Keeps refresh tokens that were replaced.
+    pub rotation: Rotation,
     /// The policies in force.
     pub policies: Arc<policy::Library>,
     /// Counters.
@@ -92,6 +99,8 @@ pub struct Core {
     pub upstream: Upstream,
     /// The exchanges that run here.
     pub running: Rc<Running>,
+    /// The mints that run here: a refresh token that is being replaced isn't left behind by a stop.
+    pub minting: TaskTracker,
     /// Whether this core takes nothing new.
     pub draining: Rc<Draining>,
     /// How many agent connections this core serves; the acceptor reads it.
@@ -110,6 +119,8 @@ pub struct Core {
 pub struct Bound {
     of: KeysOf,
     places: Places,
+    /// The generation of access tokens, if a key that names the host is minted.
+    minted: Option<u64>,
     patterns: OnceCell<Arc<PatternSet>>,
 }
 
@@ -127,6 +138,11 @@ impl Bound {
     /// Where, beside headers, those may stand.
     pub fn places(&self) -> &Places {
         &self.places
+    }
+
+    /// Whether a key that names the host is minted.
+    pub fn is_minted(&self) -> bool {
+        self.minted.is_some()
     }
 
     /// Whether replies may carry a key back: one names the host, on whatever port.
@@ -154,6 +170,7 @@ impl Core {
             audit,
             upstream,
             running: Rc::default(),
+            minting: TaskTracker::new(),
             draining: Rc::default(),
             load,
             bound: RefCell::default(),
@@ -198,7 +215,9 @@ impl Core {
         }
         let of = self.shared.registry.keys_of(scheme, authority);
         let places = Places::of(&of.bound);
-        let bound = Rc::new(Bound { of, places, patterns: OnceCell::new() });
+        // Taken before the tokens are looked at, so that none is missed.
+        let minted = of.named.iter().any(|key| key.kind.is_minted()).then(|| self.shared.mints.generation());
+        let bound = Rc::new(Bound { of, places, minted, patterns: OnceCell::new() });
         let mut cache = self.bound.borrow_mut();
         if cache.len() >= BOUND_HOSTS {
             cache.clear();
@@ -207,9 +226,10 @@ impl Core {
         bound
     }
 
-    /// Whether no key has changed since.
+    /// Whether no key has changed since, and no access token of a key that names the host.
     pub fn is_current(&self, bound: &Bound) -> bool {
         bound.of.generation == self.shared.registry.generation()
+            && bound.minted.is_none_or(|generation| generation == self.shared.mints.generation())
     }
 
     /// The patterns of every key that a reply of this host might carry back, built once for each
@@ -232,6 +252,9 @@ impl Core {
         let mut builder = PatternSet::builder(self.shared.scrub_key.expose());
         for key in keys {
             let permit = ScrubPermit::for_reply(key.org, authority);
+            if key.kind.is_minted() {
+                self.shared.mints.scrub_entry(&permit, key.id, &mut |token| builder.add(token));
+            }
             let mut read = Ok(());
             let opened = self.shared.vault.scrub_entry(permit, key.id, &mut |secret| {
                 if let Err(why) = credential::secret_parts(key.kind, secret, &mut |part| builder.add(part)) {

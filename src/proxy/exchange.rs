@@ -21,7 +21,7 @@ use super::target;
 use super::tunnel::{Tunnel, authenticate};
 use super::upload::Upload;
 use super::websocket::{self, Asked, Decided};
-use super::{Mode, bounds, forward, put, signed};
+use super::{Mode, bounds, forward, issue, mint, put, signed};
 use crate::credential::aws::ChunkError;
 use crate::model::{ExchangeId, OrgId};
 use crate::session::live::LiveSession;
@@ -78,6 +78,12 @@ async fn run(
         account.of_session(session);
     }
     let bound = core.bound(target.scheme, &target.authority);
+    if issue::concerns(&bound, request.method(), &target) {
+        let session = session.as_ref();
+        let answered =
+            Box::pin(issue::serve(core, tunnel, exchange, request, &target, &bound, session, &mut account)).await;
+        return answered.map_err(|rejection| (rejection, account));
+    }
     let finder = Finder {
         registry: &shared.registry,
         bound: bound.keys(),
@@ -136,6 +142,14 @@ async fn run(
         None if asked.is_some() => Some(core.running.enter(Vec::new(), None)),
         run => run,
     };
+    if mint::concerns(&identified, &authorized) {
+        let (wanted, session) = ((&method, &target), session.as_ref());
+        let ready = Box::pin(mint::ready(core, tunnel, exchange, wanted, &identified, &authorized, session));
+        step!(step!(guard(run.as_ref(), ready).await));
+        // It may have taken seconds.
+        now = Moment::now(&*shared.clock);
+        step!(fresh(core, &authorized, now));
+    }
 
     let mut signed = step!(signed::read(core, &identified, &request));
     if signed.is_some() && asked.is_some() {
@@ -209,6 +223,7 @@ async fn run(
         );
         match step!(guard(run.as_ref(), pin!(connection.send(request))).await) {
             Ok(response) => {
+                mint::answered(core, &identified, response.status());
                 let relayed = match (asked, run) {
                     (Some(asked), Some(run)) => {
                         let mode = tunnel.mode;

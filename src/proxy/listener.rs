@@ -151,15 +151,22 @@ async fn serve(core: Rc<Core>, mut queue: mpsc::Receiver<Arrival>, tick: Duratio
                 None => {
                     open = false;
                     tasks.close();
+                    core.minting.close();
                 }
             },
             _ = ticks.tick() => core.tick(),
             () = core.shared.draining.cancelled(), if !core.draining.begun() => core.draining.begin(),
-            () = tasks.wait(), if !open => break,
+            () = finished(&tasks, &core.minting), if !open => break,
             () = hard.cancelled() => break,
         }
     }
     core.tick();
+}
+
+/// Ready once every connection and then every mint has ended.
+async fn finished(connections: &TaskTracker, minting: &TaskTracker) {
+    connections.wait().await;
+    minting.wait().await;
 }
 
 async fn connection(core: Rc<Core>, arrival: Arrival) {

@@ -2,6 +2,8 @@
 //! meant and who asks, [`intercept`] ends the agent's TLS, and [`exchange`] is the spine that calls
 //! [`identify`], [`authorize`], [`forward`], [`put`] (which has [`record`] note the use,
 //! opens the key and has [`inject`] swap it in) and [`relay`] in this order.
+//! Of keys that are minted, [`mint`] has an access token at hand before, and `issue` answers agents that
+//! ask a token endpoint themselves.
 //! [`scrub`] takes keys out of replies and [`reject`] is the one table of refusals.
 //!
 //! Nothing here reads a file or a database: what the data path needs is in memory
@@ -20,7 +22,9 @@ pub mod forward;
 pub mod identify;
 pub mod inject;
 pub mod intercept;
+mod issue;
 pub mod listener;
+pub mod mint;
 mod put;
 pub mod record;
 pub mod reject;

@@ -12,12 +12,12 @@ use super::account::Account;
 use super::authorize::Authorized;
 use super::core::Core;
 use super::identify::{Found, Identified};
-use super::inject;
 use super::record::{self, Use};
 use super::reject::{Code, Rejection};
 use super::signed::{self, ToSign};
 use super::target::Target;
 use super::tunnel::Tunnel;
+use super::{inject, mint};
 use crate::audit::Receipt;
 use crate::credential::{self, Credential};
 use crate::model::{ExchangeId, Slot, Timestamp};
@@ -93,6 +93,10 @@ fn opened(
     permit: Permit,
     receipt: Receipt,
 ) -> Result<Credential, Rejection> {
+    if key.kind.is_minted() {
+        let token = core.shared.mints.open(permit, receipt, key).map_err(|why| mint::rejection(&why))?;
+        return Ok(Credential::Pasted(token));
+    }
     let opened = core.shared.vault.open(permit, receipt);
     core.timed.opened();
     let secret = opened.map_err(|why| {
@@ -116,6 +120,9 @@ fn enter<B>(
     match (credential, place) {
         (Credential::Pasted(secret), Place::Of(found)) => inject::inject(request, found, secret),
         (Credential::Pasted(secret), Place::Empty(slot)) => inject::fill(request, slot, secret),
+        (Credential::Minted(_), _) => {
+            Err(Rejection::new(Code::Internal, "what access tokens are asked for with isn't put into requests"))
+        }
         (Credential::Basic(pair), _) => inject::replace(request, AUTHORIZATION, pair.authorization()),
         (Credential::Aws(pair), Place::Of(_)) if let Some(ToSign::Aws(signed)) = signed => signed.sign(request, pair),
         (Credential::Hmac(form), Place::Of(found)) if let Some(ToSign::Hmac(body)) = signed => {

@@ -20,6 +20,7 @@ pub enum Code {
     TokenMisplaced,
     SessionExpired,
     SessionRevoked,
+    SessionLimit,
     HostNotAllowed,
     RouteUnknown,
     PolicyDenied,
@@ -27,6 +28,9 @@ pub enum Code {
     KeyExpired,
     CredentialUnregistered,
     SignatureMismatch,
+    CredentialRefused,
+    CredentialUnavailable,
+    ScopeNotAllowed,
     DestinationBlocked,
     AuthorityMismatch,
     BadRequest,
@@ -200,6 +204,34 @@ impl Code {
             Self::UpstreamTimeout => {
                 (504, "upstream_timeout", Upstream, "The upstream took too long", "See `upstream.deadlines`.")
             }
+            Self::SessionLimit => (
+                429,
+                "session_limit",
+                Denied,
+                "The session has reached a limit",
+                "Use the tokens that it has, or wait until some end; see `credential.issued`.",
+            ),
+            Self::CredentialRefused => (
+                502,
+                "credential_refused",
+                Upstream,
+                "The key's token endpoint doesn't take what the key holds",
+                "Give the key another value with `sallyport keys rotate`, or connect it again.",
+            ),
+            Self::CredentialUnavailable => (
+                503,
+                "credential_unavailable",
+                Upstream,
+                "The key's token endpoint gives no access token at the moment",
+                "Try again later; the detail says what it answered.",
+            ),
+            Self::ScopeNotAllowed => (
+                403,
+                "scope_not_allowed",
+                Denied,
+                "The key may not be used for that scope",
+                "Ask for scopes that the key has; `sallyport keys rotate` with another document gives it others.",
+            ),
             Self::UpstreamEncoding => (
                 502,
                 "upstream_encoding",

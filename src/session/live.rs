@@ -113,6 +113,18 @@ impl LiveSession {
         self.bounds.as_deref()
     }
 
+    /// When it ends by itself.
+    #[must_use]
+    pub fn ends_at(&self) -> Timestamp {
+        Timestamp(self.expires_at.load(Ordering::Acquire))
+    }
+
+    /// The grant that lets the session use the key.
+    #[must_use]
+    pub fn grant_of(&self, key: KeyId) -> Option<GrantId> {
+        self.grants.load().iter().find(|(_, k)| *k == key).map(|(grant, _)| *grant)
+    }
+
     /// Whether the session was granted the key.
     #[must_use]
     pub fn may_use(&self, key: KeyId) -> bool {

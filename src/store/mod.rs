@@ -102,6 +102,7 @@ pub enum ChangeKind {
     Grant,
     Token,
     Principal,
+    Lease,
 }
 
 /// Settings of the store.

@@ -4,7 +4,7 @@ use super::ChangeKind;
 use super::row::{Cells, Record, Type, Value, bytes, int, json, maybe_text, maybe_time, text, time, word};
 use crate::model::{Bounds, OrgId, Timestamp};
 use crate::session::records::{AccessRequest, Grant, Principal, Project, Session, Standing, Token, Tool};
-use crate::vault::key::{Key, SealedVersion};
+use crate::vault::key::{Key, Lease, SealedVersion};
 
 const ID: (&str, Type) = ("id", Type::Text);
 const ORG: (&str, Type) = ("org_id", Type::Text);
@@ -56,10 +56,12 @@ impl Record for Key {
         ("name", Type::Text),
         ("provider", Type::Text),
         ("kind", Type::Text),
+        ("token_endpoint", Type::Text),
         ("destination", Type::Text),
         ("shape", Type::Text),
         ("state", Type::Text),
         ("version", Type::Int),
+        ("given", Type::Int),
         CREATED,
         ("updated_at", Type::Int),
         ("expires_at", Type::Int),
@@ -72,10 +74,12 @@ impl Record for Key {
             text(&self.name),
             text(&self.provider),
             word(&self.kind),
+            maybe_text(self.token_endpoint.as_ref()),
             json(&self.destination),
             json(&self.shape),
             word(&self.state),
             int(self.version),
+            int(self.given),
             time(self.created_at),
             time(self.updated_at),
             maybe_time(self.expires_at),
@@ -91,10 +95,12 @@ impl Record for Key {
             name: cells.parsed()?,
             provider: cells.parsed()?,
             kind: cells.word()?,
+            token_endpoint: cells.maybe_parsed()?,
             destination: cells.json()?,
             shape: cells.json()?,
             state: cells.word()?,
             version: cells.number()?,
+            given: cells.number()?,
             created_at: cells.time()?,
             updated_at: cells.time()?,
             expires_at: cells.maybe_time()?,
@@ -154,6 +160,28 @@ impl Record for SealedVersion {
             sealed: cells.bytes()?,
             created_at: cells.time()?,
         })
+    }
+}
+
+impl Record for Lease {
+    const TABLE: &'static str = "mint_leases";
+    const KIND: ChangeKind = ChangeKind::Lease;
+    const COLUMNS: &'static [(&'static str, Type)] = &[ID, ORG, ("holder", Type::Text), ("held_until", Type::Int)];
+
+    fn row_id(&self) -> String {
+        self.key.to_string()
+    }
+
+    fn org(&self) -> OrgId {
+        self.org
+    }
+
+    fn values(&self) -> Vec<Value> {
+        vec![text(self.holder), time(self.until)]
+    }
+
+    fn read(cells: &mut Cells) -> Option<Self> {
+        Some(Self { key: cells.parsed()?, org: cells.parsed()?, holder: cells.parsed()?, until: cells.time()? })
     }
 }
 

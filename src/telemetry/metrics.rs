@@ -18,6 +18,7 @@ pub struct Metrics {
     sessions: IntGauge,
     tokens: IntGauge,
     scrubbed: IntCounterVec,
+    mints: IntCounterVec,
     pub(super) audit_append: Histogram,
     pub(super) node: super::node::NodeMetrics,
 }
@@ -56,6 +57,7 @@ impl Metrics {
                 "Keys masked in replies, by how they were encoded.",
                 &["encoding"],
             )?,
+            mints: counter("sallyport_mints_total", "Access tokens asked for: ok or failed.", &["result"])?,
             audit_append: Histogram::with_opts(
                 HistogramOpts::new("sallyport_audit_append_seconds", "Time to append the record of an intent.")
                     .buckets(SECONDS.to_vec()),
@@ -67,7 +69,7 @@ impl Metrics {
                 metrics.exchanges.push((mode, outcome, metrics.requests.with_label_values(&[mode, outcome])));
             }
         }
-        let all: [Box<dyn prometheus::core::Collector>; 9] = [
+        let all: [Box<dyn prometheus::core::Collector>; 10] = [
             Box::new(metrics.requests.clone()),
             Box::new(metrics.denials.clone()),
             Box::new(metrics.duration.clone()),
@@ -76,6 +78,7 @@ impl Metrics {
             Box::new(metrics.sessions.clone()),
             Box::new(metrics.tokens.clone()),
             Box::new(metrics.scrubbed.clone()),
+            Box::new(metrics.mints.clone()),
             Box::new(metrics.audit_append.clone()),
         ];
         for one in all {
@@ -114,6 +117,11 @@ impl Metrics {
     /// Keys were masked in a reply.
     pub fn scrubbed(&self, encoding: &'static str, count: u32) {
         self.scrubbed.with_label_values(&[encoding]).inc_by(count.into());
+    }
+
+    /// An access token was minted, or couldn't be.
+    pub fn minted(&self, good: bool) {
+        self.mints.with_label_values(&[if good { "ok" } else { "failed" }]).inc();
     }
 
     /// How many sessions and tokens are in memory.

@@ -1,8 +1,11 @@
 //! A stored key and its sealed versions, as the store keeps them.
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
-use crate::model::{Destination, Environment, KeyId, KeyKind, Name, OrgId, ProjectId, Timestamp, TokenShape};
+use crate::model::{
+    Destination, Environment, KeyId, KeyKind, Name, OrgId, ProjectId, Timestamp, TokenEndpoint, TokenShape,
+};
 
 /// Whether a key may be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +34,8 @@ pub struct Key {
     pub provider: Name,
     /// What its secret is; it never changes.
     pub kind: KeyKind,
+    /// Where its access tokens are asked for, if it is of a kind that is minted. Its destinations cover it.
+    pub token_endpoint: Option<TokenEndpoint>,
     /// Where it may go.
     pub destination: Destination,
     /// What its proxy tokens look like.
@@ -39,6 +44,9 @@ pub struct Key {
     pub state: KeyState,
     /// The number of the version in force, from 1.
     pub version: u32,
+    /// The number of the version that somebody gave it last. Later ones hold the refresh tokens that came in
+    /// place of its own, so access tokens from before are good with them too.
+    pub given: u32,
     /// When it was made.
     pub created_at: Timestamp,
     /// When it was changed last.
@@ -85,4 +93,17 @@ impl std::fmt::Debug for SealedVersion {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "SealedVersion({} v{})", self.key, self.version)
     }
+}
+
+/// The right of one process to use up a key's refresh token, so that no two do at once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    /// The key.
+    pub key: KeyId,
+    /// The tenant that it belongs to.
+    pub org: OrgId,
+    /// Which process has it: a random identifier of its own.
+    pub holder: Uuid,
+    /// Until when, unless it is given back before.
+    pub until: Timestamp,
 }

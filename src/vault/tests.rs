@@ -62,10 +62,12 @@ impl Bench {
                 name: "payments".parse().unwrap(),
                 provider: "custom".parse().unwrap(),
                 kind: KeyKind::Secret,
+                token_endpoint: None,
                 destination: destination("api.example.com"),
                 shape: TokenShape::default(),
                 state: KeyState::Enabled,
                 version: 1,
+                given: 1,
                 created_at: Timestamp(0),
                 updated_at: Timestamp(0),
                 expires_at: None,
@@ -128,6 +130,7 @@ impl Bench {
             rule: "any",
             policy_digest: &[0; 32],
             client: None,
+            mint: false,
         };
         self.audit.intent(&intent).unwrap().0
     }

@@ -1,6 +1,7 @@
 //! The command line, as its users type it.
 
 mod admin;
+mod connect;
 mod crash;
 mod everyday;
 mod isolation;

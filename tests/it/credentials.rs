@@ -4,7 +4,10 @@ mod aws;
 mod aws_clients;
 mod basic;
 mod hmac;
+mod issued;
 mod kinds;
+mod minted;
+mod rotated;
 
 use std::time::Duration;
 
@@ -13,11 +16,14 @@ use sallyport::model::{
     Cleartext, Destination, Environment, HostPattern, KeyKind, ProxyToken, Secret, Slot, TokenShape,
 };
 
+use sallyport::vault::key::Key;
+
 use crate::support::World;
 use crate::support::world::OTHER;
 
 /// A key of a computed kind for the world's other host, and a session of its own that may use it.
 pub struct Computed {
+    pub key: Key,
     pub started: Started,
     pub value: ProxyToken,
     /// What the agent signs with, for a kind that is signed with.
@@ -68,7 +74,7 @@ impl Computed {
         let started = world.node.start_session(None, Environment::Development, keys, hour).expect("a session");
         let (_, value) = world.node.mint(&started, &key).expect("a token");
         let secret = world.node.shared().vault.stand_in(&value.hash()).expose().clone();
-        Ok(Self { started, value, secret })
+        Ok(Self { key, started, value, secret })
     }
 
     pub fn token(&self) -> &str {

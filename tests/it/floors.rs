@@ -12,8 +12,9 @@ const FLOORS: &[(&str, u8, &[&str])] = &[
     ("audit", 2, &[]),
     ("session", 2, &["vault"]),
     ("tls", 2, &[]),
-    // What it reads was opened by the vault, which says how short a secret may be.
-    ("credential", 2, &["vault"]),
+    // What it reads was opened by the vault, for a receipt. It asks token endpoints over the upstream
+    // client, and keeps in the store the refresh tokens that come back.
+    ("credential", 2, &["audit", "session", "store", "upstream", "vault"]),
     ("upstream", 2, &["tls"]),
     ("store", 2, &["session", "vault"]),
     ("providers", 2, &[]),

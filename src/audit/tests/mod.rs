@@ -78,6 +78,7 @@ impl Bench {
             rule: "charge",
             policy_digest: &[3; 32],
             client: None,
+            mint: false,
         }
     }
 

@@ -74,6 +74,7 @@ pub fn key(project: &Project, name: &str) -> Key {
         name: name.parse().expect("a name"),
         provider: "custom".parse().expect("a name"),
         kind: KeyKind::Secret,
+        token_endpoint: None,
         destination: Destination {
             hosts: vec![HostPattern::parse("api.example.com").expect("a host")],
             slots: vec![Slot::Bearer],
@@ -82,6 +83,7 @@ pub fn key(project: &Project, name: &str) -> Key {
         shape: TokenShape::default(),
         state: KeyState::Enabled,
         version: 1,
+        given: 1,
         created_at: now(),
         updated_at: now(),
         expires_at: None,

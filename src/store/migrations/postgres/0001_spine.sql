@@ -21,10 +21,12 @@ create table keys (
     name text not null,
     provider text not null,
     kind text not null,
+    token_endpoint text,
     destination text not null,
     shape text not null,
     state text not null,
     version bigint not null,
+    given bigint not null,
     created_at bigint not null,
     updated_at bigint not null,
     expires_at bigint,
@@ -44,6 +46,15 @@ create table key_versions (
     created_at bigint not null,
     mac bytea not null,
     unique (key_id, version)
+);
+
+-- Which process may use up a key's refresh token at the moment; the identifier is the key's.
+create table mint_leases (
+    id text primary key,
+    org_id text not null,
+    holder text not null,
+    held_until bigint not null,
+    mac bytea not null
 );
 
 -- Registered agent programs and the most that they may ever ask for.
@@ -222,6 +233,13 @@ create policy tenant on key_versions to sallyport_app
 create policy feed on key_versions for select to sallyport_feed using (current_user = 'sallyport_feed');
 grant select, insert, update, delete on key_versions to sallyport_app;
 grant select on key_versions to sallyport_feed;
+
+alter table mint_leases enable row level security;
+alter table mint_leases force row level security;
+create policy tenant on mint_leases to sallyport_app
+    using (org_id = current_setting('sallyport.org', true))
+    with check (org_id = current_setting('sallyport.org', true));
+grant select, insert, update, delete on mint_leases to sallyport_app;
 
 alter table tools enable row level security;
 alter table tools force row level security;

@@ -21,10 +21,12 @@ create table keys (
     name text not null,
     provider text not null,
     kind text not null,
+    token_endpoint text,
     destination text not null,
     shape text not null,
     state text not null,
     version bigint not null,
+    given bigint not null,
     created_at bigint not null,
     updated_at bigint not null,
     expires_at bigint,
@@ -44,6 +46,15 @@ create table key_versions (
     created_at bigint not null,
     mac blob not null,
     unique (key_id, version)
+);
+
+-- Which process may use up a key's refresh token at the moment; the identifier is the key's.
+create table mint_leases (
+    id text primary key,
+    org_id text not null,
+    holder text not null,
+    held_until bigint not null,
+    mac blob not null
 );
 
 -- Registered agent programs and the most that they may ever ask for.

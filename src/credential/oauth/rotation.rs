@@ -1,0 +1,296 @@
+//! Keeps refresh tokens that their server replaced.
+//!
+//! Many servers take a refresh token once and give another with each access token; some revoke
+//! everything when an old one is shown again. So of all processes on one store only one uses up a
+//! key's refresh token at a time ([`Rotation::claim`]), after it has read which one is in force; and
+//! what came in its place is stored as the key's next version before anything else happens
+//! ([`Rotation::keep`]).
+//!
+//! A process that is killed between the server's answer and the commit loses the fresh refresh token:
+//! nothing but the server knows it then. Servers that take the old one for a while, as RFC 9700 section
+//! 4.14.2 lets them, give another; with the others the key has to be connected again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+use super::{Failure, FailureKind};
+use crate::model::{Clock, Secret};
+use crate::session::records::Token;
+use crate::session::registry::Registry;
+use crate::store::{Error, Find, Store};
+use crate::vault::key::{Key, Lease, SealedVersion};
+use crate::vault::{HELD_VERSIONS, Vault};
+
+/// For how long a process has the right to a key's refresh token: longer than a mint takes, with room
+/// for clocks that differ.
+const LEASE: Duration = Duration::from_secs(60);
+/// How often a lease of another process is looked at.
+const LOOK: Duration = Duration::from_millis(100);
+/// How long another process is waited for.
+const WAIT: Duration = Duration::from_secs(30);
+/// How long a store that doesn't answer is waited for before the mint counts as failed (storing goes on
+/// in the background), and at the node's end.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// For how long storing is tried.
+const TRY_FOR: Duration = Duration::from_secs(600);
+/// Between two tries.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// Where refresh tokens are kept. Cheap to clone.
+#[derive(Clone)]
+pub struct Rotation(Arc<Inner>);
+
+struct Inner {
+    store: Store,
+    vault: Arc<Vault>,
+    registry: Arc<Registry>,
+    clock: Arc<dyn Clock>,
+    holder: Uuid,
+    /// The store's connections live on the runtime that joined the parts, not on a core's.
+    runtime: Handle,
+    tasks: TaskTracker,
+}
+
+/// The right to use up a key's refresh token, and the key as it is now. Given back when dropped.
+pub struct Claim {
+    /// The key with the version in force, which the vault holds.
+    pub key: Key,
+    lease: Option<Held>,
+}
+
+struct Held {
+    lease: Lease,
+    inner: Arc<Inner>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let (inner, lease) = (Arc::clone(&self.inner), self.lease.clone());
+        let tasks = self.inner.tasks.clone();
+        tasks.spawn_on(
+            async move {
+                // Lost, it ends by itself.
+                if let Err(why) = inner.store.commit(inner.batch(&lease).delete(&lease)).await {
+                    tracing::debug!(key.id = %lease.key, error = %why, "a lease can't be given back");
+                }
+            },
+            &self.inner.runtime,
+        );
+    }
+}
+
+fn failed(why: &Error) -> Failure {
+    tracing::error!(error = %why, "the store doesn't say which refresh token is in force");
+    Failure::new(FailureKind::Internal, "the store can't be used, and a refresh token is used up only through it")
+}
+
+impl Rotation {
+    /// Keeps refresh tokens in this store. Its work runs on the present runtime.
+    ///
+    /// # Panics
+    /// Outside of a runtime.
+    #[must_use]
+    pub fn new(store: Store, vault: Arc<Vault>, registry: Arc<Registry>, clock: Arc<dyn Clock>) -> Self {
+        let (runtime, tasks) = (Handle::current(), TaskTracker::new());
+        Self(Arc::new(Inner { store, vault, registry, clock, holder: Uuid::new_v4(), runtime, tasks }))
+    }
+
+    /// Waits until what is being stored is stored, though not for a store that doesn't answer.
+    pub async fn finish(&self) {
+        self.0.tasks.close();
+        if tokio::time::timeout(PATIENCE, self.0.tasks.wait()).await.is_err() {
+            tracing::error!(
+                "a fresh refresh token couldn't be stored before the end; its key has to be connected again"
+            );
+        }
+    }
+
+    /// Stores a proxy token that answers an agent's own call of a token endpoint, and takes it into this
+    /// node's memory. A token of a session that only this process knows stays in memory.
+    ///
+    /// # Errors
+    /// The store can't be written.
+    pub async fn keep_token(&self, token: Token) -> Result<(), Failure> {
+        let inner = Arc::clone(&self.0);
+        let work = async move {
+            let batch = inner.store.batch(token.org).at(inner.clock.now()).insert(&token);
+            match inner.store.commit(batch).await {
+                Ok(_) | Err(Error::Referred) => {
+                    inner.registry.put_token(&token);
+                    Ok(())
+                }
+                Err(why) => {
+                    tracing::error!(error = %why, "a proxy token can't be stored");
+                    Err(Failure::new(FailureKind::Internal, "the store can't be written, so no token is given out"))
+                }
+            }
+        };
+        let cut = |_| Err(Failure::new(FailureKind::Internal, "the store's work was cut off"));
+        self.0.runtime.spawn(work).await.unwrap_or_else(cut)
+    }
+
+    /// Waits for the right to use up the key's refresh token, and reads which one is in force.
+    ///
+    /// # Errors
+    /// Another process keeps it for too long, or the store can't be used.
+    pub async fn claim(&self, key: &Key) -> Result<Claim, Failure> {
+        let (inner, key) = (Arc::clone(&self.0), key.clone());
+        let claimed = self.0.runtime.spawn(async move { inner.claim(key).await });
+        claimed.await.unwrap_or_else(|_| Err(Failure::new(FailureKind::Internal, "the store's work was cut off")))
+    }
+
+    /// Stores a document as the next version of the claimed key, and takes it into this node's memory.
+    /// The number of that version. It goes on when this is dropped.
+    ///
+    /// # Errors
+    /// The store couldn't be written in time; it is tried on in the background.
+    pub async fn keep(&self, claim: Claim, document: Secret<Vec<u8>>) -> Result<u32, Failure> {
+        let (send, receive) = oneshot::channel();
+        let inner = Arc::clone(&self.0);
+        let work = async move {
+            let kept = inner.keep(&claim, &document).await;
+            let _ = send.send(kept);
+        };
+        self.0.tasks.spawn_on(work, &self.0.runtime);
+        let late =
+            "the fresh refresh token couldn't be stored in time; it is tried on, and nothing is used until it is";
+        match tokio::time::timeout(PATIENCE, receive).await {
+            Ok(Ok(kept)) => kept,
+            _ => Err(Failure::new(FailureKind::Internal, late)),
+        }
+    }
+}
+
+impl Inner {
+    fn batch(&self, lease: &Lease) -> crate::store::Batch {
+        self.store.batch(lease.org).at(self.clock.now())
+    }
+
+    async fn claim(self: Arc<Self>, key: Key) -> Result<Claim, Failure> {
+        // A key of this process alone has no row, and nobody to share its refresh token with.
+        if self.store.get::<Key>(key.org, key.id).await.map_err(|why| failed(&why))?.is_none() {
+            return Ok(Claim { key: self.registry.key(key.id).map_or(key, |live| (*live).clone()), lease: None });
+        }
+        let began = tokio::time::Instant::now();
+        let lease = loop {
+            if let Some(lease) = self.take(&key).await.map_err(|why| failed(&why))? {
+                break lease;
+            }
+            if began.elapsed() > WAIT {
+                let why = "another node has been using up the key's refresh token for too long";
+                return Err(Failure::new(FailureKind::Unavailable, why));
+            }
+            tokio::time::sleep(LOOK).await;
+        };
+        let lease = Held { lease, inner: Arc::clone(&self) };
+        let now: Option<Key> = self.store.get(key.org, key.id).await.map_err(|why| failed(&why))?;
+        let now = now.ok_or_else(|| Failure::new(FailureKind::Denied, "the key was deleted"))?;
+        if self.registry.key(key.id).is_none_or(|live| live.version < now.version) {
+            // This node's memory is about to hear of it as well.
+            let id = SealedVersion::row_id_of(now.id, now.version);
+            let version: Option<SealedVersion> = self.store.get(now.org, id).await.map_err(|why| failed(&why))?;
+            let version = version.ok_or_else(|| Failure::new(FailureKind::Internal, "the key's version is missing"))?;
+            self.take_in(&now, &version)?;
+        }
+        Ok(Claim { key: now, lease: Some(lease) })
+    }
+
+    /// The lease, if nobody else has it.
+    async fn take(&self, key: &Key) -> Result<Option<Lease>, Error> {
+        let now = self.clock.now();
+        let mine = Lease { key: key.id, org: key.org, holder: self.holder, until: now.plus(LEASE) };
+        let before: Option<Lease> = self.store.get(key.org, key.id).await?;
+        let batch = match &before {
+            None => self.batch(&mine).insert(&mine),
+            Some(other) if other.until <= now => self.batch(&mine).update(other, &mine),
+            Some(_) => return Ok(None),
+        };
+        match self.store.commit(batch).await {
+            Ok(_) => Ok(Some(mine)),
+            // Somebody else was quicker.
+            Err(Error::Taken | Error::Changed) => Ok(None),
+            Err(why) => Err(why),
+        }
+    }
+
+    fn take_in(&self, key: &Key, version: &SealedVersion) -> Result<(), Failure> {
+        self.vault.load(key, version).map_err(|why| {
+            tracing::error!(key.id = %key.id, error = %why, "a key can't be opened");
+            Failure::new(FailureKind::Internal, "the key's version in force can't be opened")
+        })?;
+        self.registry.put_keys([key.clone()]);
+        Ok(())
+    }
+
+    async fn keep(&self, claim: &Claim, document: &Secret<Vec<u8>>) -> Result<u32, Failure> {
+        let began = tokio::time::Instant::now();
+        let mut tried = None;
+        loop {
+            match self.try_keep(claim, document, &mut tried).await {
+                Ok(version) => return Ok(version),
+                Err(Ok(failure)) => return Err(failure),
+                Err(Err(why)) if began.elapsed() < TRY_FOR => {
+                    tracing::error!(key.id = %claim.key.id, error = %why, "a fresh refresh token can't be stored yet");
+                    tokio::time::sleep(RETRY).await;
+                }
+                Err(Err(why)) => {
+                    tracing::error!(key.id = %claim.key.id, error = %why, "a fresh refresh token is lost");
+                    return Err(Failure::new(FailureKind::Internal, "a fresh refresh token couldn't be stored"));
+                }
+            }
+        }
+    }
+
+    /// One try; the inner error is the store's, and worth another.
+    async fn try_keep(
+        &self,
+        claim: &Claim,
+        document: &Secret<Vec<u8>>,
+        tried: &mut Option<(Key, SealedVersion)>,
+    ) -> Result<u32, Result<Failure, Error>> {
+        let opened = &claim.key;
+        // The answer to an earlier commit may have been lost, and not the commit.
+        if let Some((after, sealed)) = tried
+            && self.is_there(sealed).await.map_err(Err)?
+        {
+            self.take_in(after, sealed).map_err(Ok)?;
+            return Ok(after.version);
+        }
+        let before = match &claim.lease {
+            Some(_) => self.store.get::<Key>(opened.org, opened.id).await.map_err(Err)?,
+            None => Some(self.registry.key(opened.id).map_or_else(|| opened.clone(), |live| (*live).clone())),
+        };
+        let gone = || Ok(Failure::new(FailureKind::Denied, "the key was deleted or given another value meanwhile"));
+        let before = before.filter(|now| now.version == opened.version).ok_or_else(gone)?;
+        let after = Key { version: before.version.saturating_add(1), updated_at: self.clock.now(), ..before.clone() };
+        let sealed = self.vault.seal(&after, after.version, document).map_err(|why| {
+            tracing::error!(key.id = %opened.id, error = %why, "a fresh refresh token can't be sealed");
+            Ok(Failure::new(FailureKind::Internal, "the fresh refresh token can't be sealed"))
+        })?;
+        if let Some(held) = &claim.lease {
+            let mut batch = self.batch(&held.lease).insert(&sealed).update(&before, &after);
+            // Spent refresh tokens are of no use; what a reply may still carry back stays.
+            let all: Vec<SealedVersion> =
+                self.store.find(opened.org, Find::all().with("key_id", opened.id)).await.map_err(Err)?;
+            let keep = u32::try_from(HELD_VERSIONS).unwrap_or(u32::MAX);
+            for spent in all.iter().filter(|version| version.version.saturating_add(keep) <= after.version) {
+                batch = batch.delete(spent);
+            }
+            *tried = Some((after.clone(), sealed.clone()));
+            self.store.commit(batch).await.map_err(Err)?;
+        }
+        self.take_in(&after, &sealed).map_err(Ok)?;
+        Ok(after.version)
+    }
+
+    async fn is_there(&self, sealed: &SealedVersion) -> Result<bool, Error> {
+        let id = SealedVersion::row_id_of(sealed.key, sealed.version);
+        let found: Option<SealedVersion> = self.store.get(sealed.org, id).await?;
+        Ok(found.is_some_and(|found| found == *sealed))
+    }
+}
