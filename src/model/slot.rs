@@ -13,7 +13,7 @@ use super::{PathTemplate, Template};
 /// A place in a request where a token may be swapped. As text: `bearer`, `header:x-api-key`,
 /// `header:authorization=GenieKey {}`, `basic:user`, `basic:password`, `basic={}`, `query:api_key`,
 /// `path:/bot{}`, `cookie:session`, `form:client_secret`, `json:/auth/key`, `multipart:token`,
-/// `signature`, `presigned`.
+/// `signature`, `presigned`, `frame:/auth/key`.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Slot {
     /// `Authorization: Bearer TOKEN` (RFC 6750 section 2.1); also `Authorization: token TOKEN`.
@@ -46,13 +46,15 @@ pub enum Slot {
     Signature,
     /// The access key id in the query of a URL that the agent signed beforehand.
     Presigned,
+    /// A string in a message of JSON that an agent sends over a WebSocket.
+    Frame(Pointer),
 }
 
 /// The text is no slot.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "not a slot: use bearer, header:NAME, header:NAME=TEXT {{}}, basic:user, basic:password, basic={{}}, query:NAME, \
-     path:/START{{}}, cookie:NAME, form:NAME, json:/POINTER, multipart:NAME, signature or presigned{}",
+     path:/START{{}}, cookie:NAME, form:NAME, json:/POINTER, multipart:NAME, signature, presigned or frame:/POINTER{}",
     .0.map(|why| format!(" ({why})")).unwrap_or_default()
 )]
 pub struct SlotError(Option<&'static str>);
@@ -68,7 +70,7 @@ impl Slot {
                 Some(&AUTHORIZATION)
             }
             Self::Query(_) | Self::Path(_) | Self::Cookie(_) | Self::Presigned => None,
-            Self::Form(_) | Self::Json(_) | Self::Multipart(_) => None,
+            Self::Form(_) | Self::Json(_) | Self::Multipart(_) | Self::Frame(_) => None,
         }
     }
 
@@ -90,7 +92,7 @@ impl Slot {
     pub fn can_be_filled(&self) -> bool {
         match self {
             Self::HeaderPart(_, template) | Self::BasicPart(template) => template.around().is_some(),
-            Self::Path(_) | Self::Form(_) | Self::Json(_) | Self::Multipart(_) => false,
+            Self::Path(_) | Self::Form(_) | Self::Json(_) | Self::Multipart(_) | Self::Frame(_) => false,
             Self::Signature | Self::Presigned => false,
             _ => true,
         }
@@ -114,6 +116,7 @@ impl Slot {
             Self::Multipart(_) => "multipart",
             Self::Signature => "signature",
             Self::Presigned => "presigned",
+            Self::Frame(_) => "frame",
         }
     }
 }
@@ -174,6 +177,7 @@ impl FromStr for Slot {
             Some(("form", name)) => FieldName::parse(name).map(Self::Form).map_err(Some),
             Some(("json", pointer)) => Pointer::parse(pointer).map(Self::Json).map_err(Some),
             Some(("multipart", name)) => FieldName::parse(name).map(Self::Multipart).map_err(Some),
+            Some(("frame", pointer)) => Pointer::parse(pointer).map(Self::Frame).map_err(Some),
             _ => Err(None),
         };
         match parsed {
@@ -205,6 +209,7 @@ impl fmt::Display for Slot {
             Self::Multipart(name) => write!(f, "multipart:{name}"),
             Self::Signature => f.write_str("signature"),
             Self::Presigned => f.write_str("presigned"),
+            Self::Frame(pointer) => write!(f, "frame:{pointer}"),
         }
     }
 }
@@ -315,6 +320,7 @@ mod tests {
             "multipart:token",
             "signature",
             "presigned",
+            "frame:/auth/key",
         ] {
             let slot: Slot = text.parse().expect(text);
             assert_eq!(slot.to_string(), text);

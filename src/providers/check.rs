@@ -156,7 +156,7 @@ impl Check {
             Slot::BasicPart(template) => (AUTHORIZATION, basic(template.with(token)?)),
             Slot::Cookie(name) => (COOKIE, format!("{name}={token}")),
             Slot::Query(_) => return request.body(self.body.clone()).ok(),
-            Slot::Path(_) | Slot::Form(_) | Slot::Json(_) | Slot::Multipart(_) => return None,
+            Slot::Path(_) | Slot::Form(_) | Slot::Json(_) | Slot::Multipart(_) | Slot::Frame(_) => return None,
             Slot::Signature | Slot::Presigned => return None,
         };
         request.header(name, value).body(self.body.clone()).ok()

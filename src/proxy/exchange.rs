@@ -279,7 +279,7 @@ fn who<B>(
 }
 
 /// Whether revocations can still be known, where a key is about to be used.
-fn fresh(core: &Core, authorized: &Authorized, now: Moment) -> Result<(), Rejection> {
+pub(super) fn fresh(core: &Core, authorized: &Authorized, now: Moment) -> Result<(), Rejection> {
     match authorized {
         Authorized::Plain => Ok(()),
         _ if !core.shared.registry.is_stale(now) => Ok(()),

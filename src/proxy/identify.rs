@@ -310,7 +310,7 @@ impl Finder<'_> {
     }
 
     /// From a token in a credential slot to its key, if it may be used here and now.
-    fn follow(&self, hash: &TokenHash) -> Result<(Arc<LiveToken>, Arc<Key>), Rejection> {
+    pub(super) fn follow(&self, hash: &TokenHash) -> Result<(Arc<LiveToken>, Arc<Key>), Rejection> {
         let strange = || Rejection::new(Code::TokenUnknown, "a credential slot holds a token that is not known here");
         let token = self.registry.token(hash).ok_or_else(strange)?;
         if self.session.is_some_and(|session| session.id != token.session.id) {
@@ -340,11 +340,11 @@ fn could_hold(slot: &Slot, name: &HeaderName, value: &[u8]) -> bool {
         }
 }
 
-fn not_a_slot(slot: &Slot, key: &Key) -> Rejection {
+pub(super) fn not_a_slot(slot: &Slot, key: &Key) -> Rejection {
     Rejection::new(Code::TokenMisplaced, format!("{slot} is not a slot of key {}", key.name))
 }
 
-fn part_of_more() -> Rejection {
+pub(super) fn part_of_more() -> Rejection {
     Rejection::new(Code::TokenMisplaced, "the token is part of a longer text in its slot")
 }
 
@@ -359,7 +359,7 @@ fn unbound(token: &LiveToken, target: &Target) -> Rejection {
 }
 
 /// The token with its key's shape around it, if that is there.
-fn with_shape(key: &Key, text: &[u8], core: Range<usize>) -> Range<usize> {
+pub(super) fn with_shape(key: &Key, text: &[u8], core: Range<usize>) -> Range<usize> {
     let (prefix, suffix) = (key.shape.prefix.as_bytes(), key.shape.suffix.as_bytes());
     let whole = core.start.checked_sub(prefix.len()).map(|start| start..core.end + suffix.len());
     let fits =

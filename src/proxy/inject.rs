@@ -118,16 +118,15 @@ pub fn fill<B>(request: &mut Request<B>, slot: &Slot, secret: &Secret<Vec<u8>>) 
             let value = joined(&[&kept, separator, name.as_str().as_bytes(), b"=", secret]);
             return replace(request, COOKIE, value);
         }
-        Slot::Path(_) | Slot::Form(_) | Slot::Json(_) | Slot::Multipart(_) | Slot::Signature | Slot::Presigned => {
-            return Err(open());
-        }
+        Slot::Path(_) | Slot::Form(_) | Slot::Json(_) | Slot::Multipart(_) | Slot::Frame(_) => return Err(open()),
+        Slot::Signature | Slot::Presigned => return Err(open()),
     };
     replace(request, slot.header().ok_or_else(open)?.clone(), value)
 }
 
 /// The secret, if it can stand in the slot: nothing that ends a line, and nothing that ends the slot
 /// where its place has no encoding for it.
-fn fit<'a>(slot: &Slot, secret: &'a Secret<Vec<u8>>) -> Result<&'a [u8], Rejection> {
+pub(super) fn fit<'a>(slot: &Slot, secret: &'a Secret<Vec<u8>>) -> Result<&'a [u8], Rejection> {
     let secret = secret.expose();
     if secret.iter().any(|b| *b < 0x20 || *b == 0x7f) {
         return Err(Rejection::new(Code::Internal, "the stored secret holds a line break or a control character"));
@@ -148,7 +147,7 @@ fn joined(parts: &[&[u8]]) -> Zeroizing<Vec<u8>> {
     all
 }
 
-fn spliced(text: &[u8], range: &Range<usize>, secret: &[u8]) -> Zeroizing<Vec<u8>> {
+pub(super) fn spliced(text: &[u8], range: &Range<usize>, secret: &[u8]) -> Zeroizing<Vec<u8>> {
     joined(&[&text[..range.start.min(text.len())], secret, text.get(range.end..).unwrap_or_default()])
 }
 

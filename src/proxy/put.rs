@@ -86,7 +86,7 @@ pub fn put<B>(
     Ok(())
 }
 
-fn opened(
+pub(super) fn opened(
     core: &Core,
     exchange: ExchangeId,
     key: &Key,

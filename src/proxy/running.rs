@@ -21,7 +21,7 @@ pub struct Running {
 }
 
 struct Entry {
-    tokens: Vec<Arc<LiveToken>>,
+    tokens: RefCell<Vec<Arc<LiveToken>>>,
     without_token: Option<LiveUse>,
     ended: Cell<Option<Ended>>,
     waker: RefCell<Option<Waker>>,
@@ -40,7 +40,7 @@ impl Running {
     /// Enters an exchange that lives as long as these tokens do, and what it uses without one.
     pub fn enter(self: &Rc<Self>, tokens: Vec<Arc<LiveToken>>, without_token: Option<LiveUse>) -> Run {
         let entry = Rc::new(Entry {
-            tokens,
+            tokens: RefCell::new(tokens),
             without_token,
             ended: Cell::new(None),
             waker: RefCell::new(None),
@@ -101,7 +101,7 @@ impl Stop {
 
 impl Entry {
     fn ended_at(&self, now: Timestamp) -> Option<Ended> {
-        let tokens = self.tokens.iter().find_map(|token| token.ended(now));
+        let tokens = self.tokens.borrow().iter().find_map(|token| token.ended(now));
         tokens.or_else(|| self.without_token.as_ref().and_then(|used| used.ended(now)))
     }
 }
@@ -110,6 +110,14 @@ impl Run {
     /// What tells others that the exchange has to stop.
     pub fn stop(&self) -> Stop {
         Stop(Rc::clone(&self.entry))
+    }
+
+    /// From here on the exchange lives only as long as this token, too.
+    pub fn lives_with(&self, token: &Arc<LiveToken>) {
+        let mut tokens = self.entry.tokens.borrow_mut();
+        if !tokens.iter().any(|one| Arc::ptr_eq(one, token)) {
+            tokens.push(Arc::clone(token));
+        }
     }
 
     /// Whether policies or keys have changed since the last time.

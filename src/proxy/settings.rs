@@ -76,6 +76,11 @@ pub struct Limits {
     /// The most of a body that is held so that it can be signed, in bytes: a chunk of one that is signed in
     /// chunks, or all of one whose hash wasn't declared. Default: 16 MiB, the longest request of DynamoDB.
     pub signed_body: usize,
+    /// The longest message of a WebSocket in which keys are put, in bytes; in a longer one tokens stay as
+    /// they are. Default: 64 KiB.
+    pub frame_slot: usize,
+    /// The most keys that are put into the frames of one WebSocket in a minute. Default: 60.
+    pub frame_keys: u32,
 }
 
 /// How long each wait may take.
@@ -121,6 +126,8 @@ impl Default for Settings {
                 websocket_buffer: 64 * 1024,
                 proxy_header_bytes: 2048,
                 signed_body: 16 * 1024 * 1024,
+                frame_slot: 64 * 1024,
+                frame_keys: 60,
             },
             deadlines: Deadlines {
                 head: Duration::from_secs(30),

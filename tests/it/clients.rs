@@ -11,17 +11,17 @@ use crate::support::binary::{Place, Serve};
 use crate::support::upstream::{Setup, Upstream};
 use crate::support::{Received, Reply, emitted};
 
-const OPENAI: &str = "sk-proj-real-openai-0123456789abcdef";
+pub const OPENAI: &str = "sk-proj-real-openai-0123456789abcdef";
 const ANTHROPIC: &str = "sk-ant-api03-real-anthropic-0123456789";
 const STRIPE: &str = "sk_test_real_stripe_0123456789abcdef";
 const GITHUB: &str = "ghp_realgithub0123456789abcdefghijklm";
 
 /// Where `tests/run` put the clients.
-fn clients() -> PathBuf {
+pub fn clients() -> PathBuf {
     PathBuf::from(std::env::var_os("SALLYPORT_TEST_CLIENTS").expect("run by tests/run, which installs the clients"))
 }
 
-fn script(name: &str) -> String {
+pub fn script(name: &str) -> String {
     format!("{}/tests/clients/{name}", env!("CARGO_MANIFEST_DIR"))
 }
 
@@ -55,10 +55,10 @@ fn services(received: &Received) -> Reply {
 }
 
 /// A place whose upstream stands in for every service.
-struct Services {
-    place: Place,
-    upstream: Upstream,
-    ca: PathBuf,
+pub struct Services {
+    pub place: Place,
+    pub upstream: Upstream,
+    pub ca: PathBuf,
 }
 
 const HOSTS: &[&str] = &["api.openai.com", "api.anthropic.com", "api.stripe.com", "github.com", "api.github.com"];
@@ -66,7 +66,11 @@ const HOSTS: &[&str] = &["api.openai.com", "api.anthropic.com", "api.stripe.com"
 impl Services {
     async fn start(answer: impl Fn(&Received) -> Reply + Send + Sync + 'static) -> Self {
         let setup = Setup { host: HOSTS.join(","), ..Setup::default() };
-        let upstream = Upstream::start(&setup, Arc::new(answer)).await;
+        Self::of(Upstream::start(&setup, Arc::new(answer)).await)
+    }
+
+    /// The same before this upstream.
+    pub fn of(upstream: Upstream) -> Self {
         let place = Place::new();
         let ca = place.data.with_extension("pem");
         std::fs::write(&ca, &upstream.ca_pem).expect("written");
@@ -74,7 +78,7 @@ impl Services {
     }
 
     /// `sallyport run` with every key in its caller's environment.
-    async fn run(&self, command: &[&str]) -> String {
+    pub async fn run(&self, command: &[&str]) -> String {
         let ca = self.ca.to_str().expect("text");
         let pins: Vec<_> = HOSTS.iter().map(|host| format!("--resolve={host}:443={}", self.upstream.addr)).collect();
         let mut arguments = vec!["run", "--extra-ca", ca];
@@ -102,11 +106,11 @@ impl Services {
     }
 }
 
-fn python() -> String {
+pub fn python() -> String {
     clients().join("python/bin/python").to_string_lossy().into_owned()
 }
 
-fn node() -> String {
+pub fn node() -> String {
     clients().join("node/node_modules/.bin/node").to_string_lossy().into_owned()
 }
 

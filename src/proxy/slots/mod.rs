@@ -2,6 +2,7 @@
 //! known beforehand, so that a host without them costs its requests nothing.
 
 pub mod cookie;
+pub mod json;
 pub mod pairs;
 
 use std::ops::Range;
@@ -54,3 +55,7 @@ pub struct Spot {
     /// Its value, as it is coded there.
     pub range: Range<usize>,
 }
+
+/// Why no place in a body is certain: in words, after "the body can't be searched for slots: ".
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unreadable(pub &'static str);

@@ -11,10 +11,12 @@ use std::task::{Context, Poll};
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::io::{AsyncRead, ReadBuf};
+use zeroize::Zeroizing;
 
 use super::deflate::{Inflate, TAIL};
 use super::frame::{self, CloseCode, Head, Opcode, Order, Sender, Utf8, Violation};
 use super::outgoing::Outgoing;
+use crate::proxy::reject::Rejection;
 use crate::proxy::scrub::{Hits, PatternSet, Scrubber};
 use crate::proxy::settings::Limits;
 
@@ -39,6 +41,8 @@ pub struct Flow {
     message: Option<Message>,
     /// Inflates what is looked at; `None` where nothing is compressed.
     inflate: Option<Inflate>,
+    /// The longest text that is swapped as a whole, in bytes; 0 where none is.
+    swaps: usize,
     deflate: bool,
     patterns: Option<Arc<PatternSet>>,
     hits: Hits,
@@ -81,16 +85,23 @@ struct Message {
     scrubber: Option<Scrubber>,
     /// What the scrubber had masked when it was last asked.
     hits: Hits,
+    /// It waits until it is whole, to be swapped then.
+    held: bool,
     clean: VecDeque<Bytes>,
     /// The bytes in `clean`.
     waiting: usize,
 }
+
+/// Puts keys into a whole text; `None` where it stays as it is.
+pub type Swap<'a> = dyn FnMut(&[u8]) -> Result<Option<Zeroizing<Vec<u8>>>, Rejection> + 'a;
 
 /// Why a direction can't go on.
 #[derive(Debug)]
 pub enum Trouble {
     /// Its peer broke the rules.
     Violation(Violation),
+    /// A message may not go on.
+    Refused(Rejection),
     /// We failed.
     Ours(&'static str),
 }
@@ -98,6 +109,12 @@ pub enum Trouble {
 impl From<Violation> for Trouble {
     fn from(violation: Violation) -> Self {
         Self::Violation(violation)
+    }
+}
+
+impl From<Rejection> for Trouble {
+    fn from(rejection: Rejection) -> Self {
+        Self::Refused(rejection)
     }
 }
 
@@ -115,6 +132,7 @@ impl Flow {
         first: Bytes,
         limits: &Limits,
         alone: Option<bool>,
+        swaps: bool,
         patterns: Option<Arc<PatternSet>>,
     ) -> Self {
         let to = match from {
@@ -123,7 +141,7 @@ impl Flow {
         };
         let limit = limits.websocket_buffer.max(1024);
         // What can't be inflated from the beginning can't be later.
-        let inflate = alone.filter(|_| patterns.is_some()).map(Inflate::new);
+        let inflate = alone.filter(|_| patterns.is_some() || swaps).map(Inflate::new);
         Self {
             from,
             input: first.into(),
@@ -134,6 +152,7 @@ impl Flow {
             work: None,
             message: None,
             inflate,
+            swaps: if swaps { limits.frame_slot } else { 0 },
             deflate: alone.is_some(),
             patterns,
             hits: Hits::default(),
@@ -219,13 +238,14 @@ impl Flow {
         true
     }
 
-    /// Sends on what has come, as far as there is room; whether anything moved.
+    /// Sends on what has come, as far as there is room; whether anything moved. Whole texts are given to
+    /// `swap` where keys may be put into them.
     ///
     /// # Errors
-    /// The peer broke the rules, or we failed.
-    pub fn advance(&mut self) -> Result<bool, Trouble> {
+    /// The peer broke the rules, a message may not go on, or we failed.
+    pub fn advance(&mut self, swap: &mut Swap<'_>) -> Result<bool, Trouble> {
         let mut moved = false;
-        while !self.said_close && self.out.has_room() && self.step()? {
+        while !self.said_close && self.out.has_room() && self.step(swap)? {
             moved = true;
         }
         if self.input.is_empty() {
@@ -234,9 +254,9 @@ impl Flow {
         Ok(moved)
     }
 
-    fn step(&mut self) -> Result<bool, Trouble> {
+    fn step(&mut self, swap: &mut Swap<'_>) -> Result<bool, Trouble> {
         if self.work.is_some() {
-            self.labour()?;
+            self.labour(swap)?;
             return Ok(true);
         }
         if self.arriving.is_some() {
@@ -275,6 +295,7 @@ impl Flow {
             text: (legible && head.opcode == Opcode::Text).then(Utf8::default),
             scrubber: self.patterns.as_ref().map(|patterns| Scrubber::new(Arc::clone(patterns))),
             hits: Hits::default(),
+            held: self.swaps > 0 && legible && head.opcode == Opcode::Text,
             clean: VecDeque::new(),
             waiting: 0,
         }
@@ -322,7 +343,7 @@ impl Flow {
     }
 
     /// Works on a piece of payload, at most so far that there is something to send.
-    fn labour(&mut self) -> Result<(), Trouble> {
+    fn labour(&mut self, swap: &mut Swap<'_>) -> Result<(), Trouble> {
         let (Some(work), Some(message)) = (&mut self.work, &mut self.message) else {
             self.work = None;
             return Ok(());
@@ -363,7 +384,16 @@ impl Flow {
         if done {
             self.work = None;
         }
-        if over || (message.waiting > 0 && (done || message.waiting >= self.limit)) {
+        message.held &= message.waiting <= self.swaps;
+        if over && message.held {
+            let text: Vec<u8> = message.clean.iter().flatten().copied().collect();
+            if let Some(swapped) = swap(&text)? {
+                let opcode = message.opcode;
+                self.message = None;
+                return Ok(self.out.frame((true, false, opcode), [&swapped[..]].into_iter())?);
+            }
+        }
+        if over || (!message.held && message.waiting > 0 && (done || message.waiting >= self.limit)) {
             let opcode = if message.begun { Opcode::Continuation } else { message.opcode };
             let compressed = message.compressed && !message.begun;
             message.begun = true;
@@ -387,11 +417,15 @@ impl Message {
         if let Some(text) = &mut self.text {
             text.push(&piece)?;
         }
+        if piece.is_empty() {
+            return Ok(());
+        }
+        let before = self.clean.len();
         match &mut self.scrubber {
             Some(scrubber) => scrubber.push(piece, &mut self.clean),
             None => self.clean.push_back(piece),
         }
-        self.waiting = self.clean.iter().map(Bytes::len).sum();
+        self.waiting += self.clean.range(before..).map(Bytes::len).sum::<usize>();
         Ok(())
     }
 
@@ -412,6 +446,7 @@ impl Trouble {
         match (self, from) {
             (Self::Violation(violation), Sender::Client) => (violation.code, CloseCode::GoingAway),
             (Self::Violation(violation), Sender::Server) => (violation.code, CloseCode::BadGateway),
+            (Self::Refused(_), _) => (CloseCode::Policy, CloseCode::GoingAway),
             (Self::Ours(_), _) => (CloseCode::Internal, CloseCode::Internal),
         }
     }

@@ -13,6 +13,7 @@ mod frame;
 pub mod handshake;
 mod outgoing;
 pub mod relay;
+mod swap;
 
 pub use handshake::Asked;
 pub use relay::{Decided, Socket};

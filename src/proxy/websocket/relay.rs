@@ -14,6 +14,7 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use super::deflate::Agreed;
 use super::flow::{Flow, Trouble};
 use super::frame::{CloseCode, Sender};
+use super::swap::Swaps;
 use crate::audit::OutcomeWord;
 use crate::model::ExchangeId;
 use crate::proxy::Mode;
@@ -28,6 +29,7 @@ use crate::proxy::search::Search;
 use crate::proxy::target::Target;
 use crate::session::live::LiveSession;
 use crate::upstream::Switched;
+use crate::vault::key::Key;
 
 /// What the handshake was decided on, to decide on it again when policies or keys change.
 pub struct Decided {
@@ -46,6 +48,21 @@ pub struct Decided {
 }
 
 impl Decided {
+    /// What the decision is about.
+    pub(super) fn question<'a>(&'a self, core: &'a Core, method: &'a Method, bound: &'a [Arc<Key>]) -> Question<'a> {
+        Question {
+            exchange: self.exchange,
+            mode: self.mode,
+            session: self.session.as_ref(),
+            method,
+            from_browser: self.from_browser,
+            target: &self.target,
+            bound,
+            unbound: core.shared.settings.unbound,
+            registry: &core.shared.registry,
+        }
+    }
+
     /// Whether the handshake would be let through at this moment.
     fn again(&self, core: &Core) -> Result<(), Rejection> {
         let shared = &core.shared;
@@ -55,17 +72,7 @@ impl Decided {
             let why = format!("{} is no destination of key {} any more", self.target.authority, found.key.name);
             return Err(Rejection::new(Code::HostNotAllowed, why));
         }
-        let question = Question {
-            exchange: self.exchange,
-            mode: self.mode,
-            session: self.session.as_ref(),
-            method: &Method::GET,
-            from_browser: self.from_browser,
-            target: &self.target,
-            bound: bound.keys(),
-            unbound: shared.settings.unbound,
-            registry: &shared.registry,
-        };
+        let question = self.question(core, &Method::GET, bound.keys());
         authorize::authorize(&shared.policies.current(), &question, &self.identified).map(|_| ())
     }
 }
@@ -79,6 +86,7 @@ pub struct Socket {
     search: Search,
     run: Run,
     decided: Decided,
+    swaps: Swaps,
     account: Account,
     draining: Drained,
     end: Option<End>,
@@ -115,14 +123,16 @@ impl Socket {
         let down = agreed.map(|agreed| agreed.server_alone);
         let up = agreed.map(|agreed| agreed.client_alone);
         account.is_websocket();
+        let swaps = Swaps::new(core, &decided);
         Self {
-            up: Flow::new(Sender::Client, Bytes::new(), limits, up, None),
-            down: Flow::new(Sender::Server, first, limits, down, patterns),
+            up: Flow::new(Sender::Client, Bytes::new(), limits, up, swaps.any(), None),
+            down: Flow::new(Sender::Server, first, limits, down, false, patterns),
             core: Rc::clone(core),
             upstream,
             search,
             run,
             decided,
+            swaps,
             account,
             draining: core.draining.wait(),
             end: None,
@@ -196,14 +206,7 @@ impl Socket {
         if self.run.has_changed()
             && let Err(rejection) = self.decided.again(&self.core)
         {
-            let account = &self.account;
-            self.core.refused(
-                self.decided.exchange,
-                account.tunnel(),
-                account.authority(),
-                account.asker(),
-                &rejection,
-            );
+            self.record(&rejection);
             return self.refuse(&rejection);
         }
         match self.search.changed() {
@@ -222,6 +225,11 @@ impl Socket {
         }
     }
 
+    fn record(&self, rejection: &Rejection) {
+        let (core, account) = (&self.core, &self.account);
+        core.refused(self.decided.exchange, account.tunnel(), account.authority(), account.asker(), rejection);
+    }
+
     /// Ends it because it may not go on.
     fn refuse(&mut self, rejection: &Rejection) {
         let reason = format!("{}: {}", rejection.code.as_str(), rejection.detail);
@@ -235,12 +243,19 @@ impl Socket {
 
     /// Sends on what came from a side; whether anything moved.
     fn advance(&mut self, from: Sender) -> bool {
-        let flow = match from {
-            Sender::Client => &mut self.up,
-            Sender::Server => &mut self.down,
+        let Self { core, decided, run, account, swaps, .. } = self;
+        let mut swap = |text: &[u8]| swaps.swap(core, decided, run, account, text);
+        let advanced = match from {
+            Sender::Client => self.up.advance(&mut swap),
+            Sender::Server => self.down.advance(&mut |_| Ok(None)),
         };
-        let trouble = match flow.advance() {
+        let trouble = match advanced {
             Ok(moved) => return moved,
+            Err(Trouble::Refused(rejection)) => {
+                self.record(&rejection);
+                self.refuse(&rejection);
+                return true;
+            }
             Err(trouble) => trouble,
         };
         let (at_fault, other) = trouble.codes(from);
@@ -251,6 +266,7 @@ impl Socket {
         };
         let why = match trouble {
             Trouble::Violation(violation) => violation.why,
+            Trouble::Refused(_) => "a message may not go on",
             Trouble::Ours(why) => why,
         };
         tracing::debug!(request.id = %self.decided.exchange, error = why, "a WebSocket can't go on");

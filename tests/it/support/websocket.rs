@@ -69,6 +69,11 @@ impl Peer {
         Self { raw, client: true, head: String::new() }
     }
 
+    /// A server's end on a stream whose handshake is done, with the head of the client's.
+    pub fn server(raw: Raw, head: String) -> Self {
+        Self { raw, client: false, head }
+    }
+
     pub async fn send(&mut self, first: u8, payload: impl AsRef<[u8]>) {
         let frame = self.frame(first, payload.as_ref());
         self.raw.send(frame).await;

@@ -1,9 +1,11 @@
 //! WebSockets through the proxy: keys go into their slots, frames pass, and nothing of a key comes back.
 
+mod clients;
 mod ends;
 mod handshake;
 mod http2;
 mod masks;
+mod slots;
 
 use std::sync::{Arc, Mutex};
 
