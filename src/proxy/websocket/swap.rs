@@ -86,16 +86,19 @@ impl Swaps {
         let policies = core.shared.policies.current();
         let question = decided.question(core, &Method::GET, bound.keys());
         let authorized = authorize::authorize(&policies, &question, &identified)?;
-        fresh(core, &authorized, Moment::now(&*core.shared.clock))?;
+        let now = Moment::now(&*core.shared.clock);
+        fresh(core, &authorized, now)?;
         let Authorized::Swap(permits) = authorized else {
             return Err(Rejection::new(Code::Internal, "a decision about a token is about no token"));
         };
+        let at = core.shared.clock.now();
         let mut receipts = Vec::with_capacity(permits.len());
         for (found, permit) in identified.found.iter().zip(permits) {
             let usage = Use::of(found);
             let tunnel = account.tunnel();
             let (exchange, target) = (decided.exchange, &decided.target);
-            let (receipt, draft) = record::intent(core, tunnel, exchange, target, &usage, policies.digest(), &permit)?;
+            let (receipt, draft) =
+                record::intent(core, tunnel, exchange, target, &usage, policies.digest(), &permit, at)?;
             run.lives_with(&found.token);
             receipts.push((found, permit, receipt, draft));
         }
@@ -108,6 +111,7 @@ impl Swaps {
             swapped = inject::spliced(&swapped, &found.range, &escaped(&found.slot, &secret)?);
             core.shared.metrics.injected(found.key.provider.as_str(), found.slot.label());
             draft.finish(Outcome {
+                at,
                 status: Some(account.status),
                 outcome: OutcomeWord::Ok,
                 bytes_in: text.len() as u64,
