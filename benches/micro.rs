@@ -146,7 +146,8 @@ fn inject_key(w: &World, n: u32) -> anyhow::Result<Duration> {
         }
         let started = Instant::now();
         for request in &mut all {
-            inject::inject(request, &found, &secret).map_err(|why| anyhow::anyhow!("not injected: {}", why.detail))?;
+            inject::inject(request, None, &found, &secret)
+                .map_err(|why| anyhow::anyhow!("not injected: {}", why.detail))?;
         }
         took += started.elapsed();
     }

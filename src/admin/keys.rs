@@ -122,8 +122,8 @@ pub(super) struct New {
     #[schema(max_items = 100)]
     hosts: Option<Vec<String>>,
     /// `bearer`; `header:NAME`, or `header:NAME=TEXT {}` with other text around it; `basic:user`,
-    /// `basic:password`, or `basic={}` for the whole pair; `query:NAME`; `path:/START{}`; `cookie:NAME`.
-    /// `{}` stands for the key, `*` in a header for any text and in a path for one segment. Instead of
+    /// `basic:password`, or `basic={}` for the whole pair; `query:NAME`; `path:/START{}`; `cookie:NAME`;
+    /// `form:NAME`, `json:/POINTER`, `multipart:NAME` in a body. `{}` stands for the key, `*` in a header for any text and in a path for one segment. Instead of
     /// the provider's.
     #[schema(max_items = 20)]
     slots: Option<Vec<String>>,

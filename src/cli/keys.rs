@@ -101,7 +101,8 @@ pub struct Add {
     #[arg(long = "host", value_name = "PATTERN")]
     hosts: Vec<String>,
     /// In which place it may be put, such as bearer, header:x-api-key, 'header:authorization=Bot {}',
-    /// basic:user, basic:password, query:key, path:/bot{}, cookie:NAME; repeat for several
+    /// basic:user, basic:password, query:NAME, path:/bot{}, cookie:NAME, form:NAME, json:/POINTER,
+    /// multipart:NAME; repeat for several
     #[arg(long = "slot", value_name = "SLOT")]
     slots: Vec<String>,
     /// What its value is: `secret` is put in as it is; others are documents: `basic` {"user": ...,

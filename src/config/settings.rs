@@ -160,6 +160,8 @@ pub const SETTINGS: &[Setting] = &[
     size!("proxy.limits.proxy_header", node.proxy.limits.proxy_header_bytes),
     plain!("proxy.limits.auth_tries", node.proxy.limits.auth_tries),
     plain!("proxy.limits.scrub_patterns", node.proxy.limits.scrub_patterns),
+    size!("proxy.limits.body_slot", node.proxy.limits.body_slot_bytes),
+    size!("proxy.limits.body_slots", node.proxy.limits.body_slots_bytes),
     plain!("proxy.limits.codings", node.proxy.limits.codings),
     size!("proxy.limits.window", node.proxy.limits.window_bytes),
     size!("proxy.limits.windows", node.proxy.limits.windows_bytes),

@@ -71,7 +71,7 @@ pub fn authorize(policies: &PolicySet, ask: &Question<'_>, identified: &Identifi
             }
         };
     }
-    match identified.foreign {
+    match identified.foreign || identified.alike {
         true => foreign(policies, ask),
         false => empty(policies, ask),
     }

@@ -112,6 +112,8 @@ pub struct Core {
     bound: RefCell<HashMap<(Scheme, Authority), Rc<Bound>, RandomState>>,
     /// The policies and the generation of the keys that were in force at the last tick.
     in_force: Cell<([u8; 32], u64)>,
+    /// How many bytes of bodies are held for the slots in them.
+    bodies: Rc<Cell<usize>>,
     ids: Cell<u64>,
 }
 
@@ -175,8 +177,14 @@ impl Core {
             load,
             bound: RefCell::default(),
             in_force: Cell::default(),
+            bodies: Rc::default(),
             ids: Cell::new(u64::from_ne_bytes(seed) | 1),
         }
+    }
+
+    /// How many bytes of bodies are held for the slots in them.
+    pub fn bodies(&self) -> Rc<Cell<usize>> {
+        Rc::clone(&self.bodies)
     }
 
     /// A fresh exchange id: a UUID version 7 made without a system call.

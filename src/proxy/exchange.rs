@@ -21,7 +21,7 @@ use super::target;
 use super::tunnel::{Tunnel, authenticate};
 use super::upload::Upload;
 use super::websocket::{self, Asked, Decided};
-use super::{Mode, bounds, forward, issue, mint, put, signed};
+use super::{Mode, bounds, forward, issue, mint, put, signed, whole};
 use crate::credential::aws::ChunkError;
 use crate::model::{ExchangeId, OrgId};
 use crate::session::live::LiveSession;
@@ -55,7 +55,7 @@ async fn run(
     core: &Rc<Core>,
     tunnel: &Rc<Tunnel>,
     exchange: ExchangeId,
-    mut request: Request<Incoming>,
+    request: Request<Incoming>,
     asked: Result<Option<Box<Asked>>, Rejection>,
     mut account: Account,
 ) -> Result<Response<Reply>, Refused> {
@@ -84,7 +84,10 @@ async fn run(
             Box::pin(issue::serve(core, tunnel, exchange, request, &target, &bound, session, &mut account)).await;
         return answered.map_err(|rejection| (rejection, account));
     }
-    let finder = Finder {
+    let (version, counted) = (request.version(), account.counted());
+    let idle = shared.settings.deadlines.idle_body;
+    let mut request = request.map(|body| Upload::new(body, version, counted, idle));
+    let mut finder = Finder {
         registry: &shared.registry,
         bound: bound.keys(),
         places: bound.places(),
@@ -92,18 +95,33 @@ async fn run(
         session: session.as_ref(),
         now: now.time(),
     };
-    if !bound.places().cookies.is_empty() && request.version() == Version::HTTP_2 {
+    if !bound.places().cookies.is_empty() && version == Version::HTTP_2 {
         upstream::join_cookies(request.headers_mut());
     }
     core.timed.begin();
-    let identified = finder.head(request.headers());
+    let mut identified = finder.head(request.headers());
+    core.timed.looked_up();
+    let (mut whole, mut waited) = (None, Duration::ZERO);
+    if let Ok(found) = &mut identified
+        && bound.places().in_body()
+    {
+        let reading = Instant::now();
+        // Boxed, since few hosts have such slots and its state would be part of every exchange.
+        let settled = !found.found.is_empty();
+        whole = step!(Box::pin(whole::read(core, &mut request, bound.places(), settled)).await);
+        waited = reading.elapsed();
+        now = Moment::now(&*shared.clock);
+        finder.now = now.time();
+        if let Some(Err(why)) = whole.as_ref().map(|body| finder.body(found, body)) {
+            identified = Err(why);
+        }
+    }
     if identified.is_err()
-        && let Some(token) = identify::first_known(request.headers(), &target, &shared.registry)
+        && let Some(token) = identify::first_known(request.headers(), &target, whole.as_ref(), &shared.registry)
     {
         account.of_token(&token);
     }
     let identified = step!(identified);
-    core.timed.looked_up();
     account.inert(identified.inert);
     let method = request.method().clone();
     // It is asked only of requests without a token.
@@ -165,23 +183,23 @@ async fn run(
     if let Some(asked) = &asked {
         asked.ask(request.headers_mut());
     }
-    let version = request.version();
     let wanted = forward::wanted(version);
-    let originals = slots_as_they_came(&request, &identified);
+    let mut originals = slots_as_they_came(&request, &identified, &authorized);
     *request.uri_mut() = http::Uri::from(target.path_and_query.clone());
     *request.version_mut() = Version::HTTP_11;
-    let counted = account.counted();
-    let idle = shared.settings.deadlines.idle_body;
-    let mut request: Request<upstream::RequestBody> =
-        request.map(|body| Box::pin(Upload::new(body, version, counted, idle)) as upstream::RequestBody);
+    let mut request: Request<upstream::RequestBody> = request.map(|body| Box::pin(body) as upstream::RequestBody);
 
     if let Some(signed) = &mut signed {
+        // No key is put into it, so it is a body like any other.
+        if let Some(body) = whole.take() {
+            body.put(&mut request);
+        }
         let held = Box::pin(signed.hold(&mut request, account.counted(), shared.settings.limits.signed_body));
         step!(step!(guard(run.as_ref(), held).await));
     }
 
     let org = identified.found.first().map_or(OrgId::DEFAULT, |found| found.token.session.org);
-    let (mut attempt, mut dialled) = (0, Duration::ZERO);
+    let mut attempt = 0;
     loop {
         attempt += 1;
         let checkout = match asked {
@@ -193,7 +211,7 @@ async fn run(
             Checkout::New(dialling) => {
                 let dial = Instant::now();
                 let connection = step!(step!(guard(run.as_ref(), dialling).await).map_err(failed));
-                dialled += dial.elapsed();
+                waited += dial.elapsed();
                 now = Moment::now(&*shared.clock);
                 step!(fresh(core, &authorized, now));
                 connection
@@ -203,6 +221,7 @@ async fn run(
         if let Some(ended) = run.as_ref().and_then(|run| run.ended_at(now.time())) {
             step!(Err(Rejection::from(ended)));
         }
+        let mut body = whole.clone();
         step!(put::put(
             core,
             tunnel,
@@ -215,11 +234,15 @@ async fn run(
             session.as_ref(),
             signed.as_ref(),
             &mut request,
+            body.as_mut(),
             &mut account
         ));
+        if let Some(body) = body {
+            body.put(&mut request);
+        }
         core.timed.overhead(
             tunnel.mode.as_str(),
-            core.timed.mark().saturating_duration_since(account.began().instant()).saturating_sub(dialled),
+            core.timed.mark().saturating_duration_since(account.began().instant()).saturating_sub(waited),
         );
         match step!(guard(run.as_ref(), pin!(connection.send(request))).await) {
             Ok(response) => {
@@ -240,10 +263,14 @@ async fn run(
                 account.abandon();
                 *request.uri_mut() = http::Uri::from(target.path_and_query.clone());
                 for (name, value) in &originals {
-                    request.headers_mut().insert(name.clone(), value.clone());
+                    match value {
+                        Some(value) => drop(request.headers_mut().insert(name, value.clone())),
+                        None => drop(request.headers_mut().remove(name)),
+                    }
                 }
                 policies = shared.policies.current();
                 authorized = step!(authorize::authorize(&policies, &question, &identified));
+                originals = slots_as_they_came(&request, &identified, &authorized);
             }
             Err(_) if account.counted().refused.get().is_some() => {
                 let why = account.counted().refused.get().unwrap_or(ChunkError::Shape);
@@ -313,10 +340,18 @@ async fn guard<F: Future>(run: Option<&Run>, future: F) -> Result<F::Output, Rej
     }
 }
 
-/// The slots' headers with the tokens in them, for another try.
-fn slots_as_they_came<B>(request: &Request<B>, identified: &Identified) -> Vec<(HeaderName, HeaderValue)> {
-    let header = |name: &HeaderName| Some((name.clone(), request.headers().get(name)?.clone()));
-    identified.found.iter().filter_map(Found::header).filter_map(header).collect()
+/// The slots' headers as they are without a key, for another try.
+fn slots_as_they_came<B>(
+    request: &Request<B>,
+    identified: &Identified,
+    authorized: &Authorized,
+) -> Vec<(HeaderName, Option<HeaderValue>)> {
+    let filled = match authorized {
+        Authorized::Fill(fill) => identify::header_of(&fill.1),
+        _ => None,
+    };
+    let names = identified.found.iter().filter_map(Found::header).chain(filled);
+    names.map(|name| (name.clone(), request.headers().get(name).cloned())).collect()
 }
 
 /// What the upstream's failure means to the agent.

@@ -1,8 +1,8 @@
 //! Makes a request fit to send on, and gets a connection to its upstream.
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, IF_RANGE, PROXY_AUTHORIZATION, RANGE, TE, TRAILER, TRANSFER_ENCODING,
-    UPGRADE,
+    CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, IF_RANGE, PROXY_AUTHORIZATION, RANGE, TE,
+    TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Version};
 
@@ -74,6 +74,8 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) -> Result<(), Rejection> {
             let end_to_end = name == http::header::AUTHORIZATION
                 || name == HOST
                 || name == CONTENT_LENGTH
+                || name == CONTENT_TYPE
+                || name == CONTENT_ENCODING
                 || name == http::header::COOKIE;
             if end_to_end {
                 return Err(Rejection::new(Code::BadRequest, "the Connection header names a field that must arrive"));

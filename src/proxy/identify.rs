@@ -3,8 +3,8 @@
 //!
 //! A token counts only in a credential slot: `Authorization`, a header that some key names as its
 //! slot, or another place that a key of this host names. Anywhere else it is inert text (a chat
-//! transcript may quote one): it is forwarded as it is, and counted as far as the request's head goes.
-//! Several tokens in one request are all permitted, or the request is refused.
+//! transcript may quote one): it is forwarded as it is, and counted in a request's head and in a body
+//! that is read for its slots. Several tokens in one request are all permitted, or the request is refused.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -16,8 +16,9 @@ use http::header::{AUTHORIZATION, COOKIE};
 use http::{HeaderMap, HeaderName};
 
 use super::reject::{Code, Rejection};
-use super::slots::{Places, Spot, cookie, pairs};
+use super::slots::{Places, Spot, cookie, json, multipart, pairs};
 use super::target::Target;
+use super::whole::{Kind, Whole};
 use crate::model::{Scheme, Slot, Timestamp, TokenHash};
 use crate::policy::path;
 use crate::session::live::{LiveSession, LiveToken};
@@ -33,17 +34,22 @@ pub struct Found {
     /// Where it stands.
     pub slot: Slot,
     /// Which bytes are swapped, the token with its shape: of the header's value, of the decoded pair
-    /// inside Basic, of the query, of the path.
+    /// inside Basic, of the query, of the path, of the body.
     pub range: Range<usize>,
 }
 
 impl Found {
     /// The header that holds the token, if it is one.
     pub fn header(&self) -> Option<&HeaderName> {
-        match &self.slot {
-            Slot::Cookie(_) => Some(&COOKIE),
-            slot => slot.header(),
-        }
+        header_of(&self.slot)
+    }
+}
+
+/// The header in which the slot is, if it is one; a cookie is in one with others.
+pub fn header_of(slot: &Slot) -> Option<&HeaderName> {
+    match slot {
+        Slot::Cookie(_) => Some(&COOKIE),
+        slot => slot.header(),
     }
 }
 
@@ -55,8 +61,11 @@ pub struct Identified {
     pub found: Vec<Found>,
     /// Whether a credential slot of this host holds something that is no token of ours.
     pub foreign: bool,
-    /// Tokens outside every slot, forwarded as inert text: at most one for each header, the path and
-    /// the query.
+    /// Whether the path is like one with a credential in it. Beside a token it may as well be one that
+    /// only looks alike.
+    pub alike: bool,
+    /// Tokens outside every slot, forwarded as inert text: at most one for each header, the path, the
+    /// query and the body.
     pub inert: u32,
 }
 
@@ -77,10 +86,16 @@ pub struct Finder<'a> {
 }
 
 /// The first token that is known here, whether or not it may be used: who asked for what is refused.
-pub fn first_known(headers: &HeaderMap, target: &Target, registry: &Registry) -> Option<Arc<LiveToken>> {
-    let mut in_headers = headers.iter().filter_map(|(name, value)| Some(locate(name, value.as_bytes())?.hash));
-    let whole = target.path_and_query.as_str();
-    in_headers.find_map(|hash| registry.token(&hash)).or_else(|| registry.token(&TokenHash::find(whole.as_bytes())?.1))
+pub fn first_known(
+    headers: &HeaderMap,
+    target: &Target,
+    body: Option<&Whole>,
+    registry: &Registry,
+) -> Option<Arc<LiveToken>> {
+    let in_headers = headers.iter().filter_map(|(name, value)| Some(locate(name, value.as_bytes())?.hash));
+    let texts = [Some(target.path_and_query.as_str().as_bytes()), body.map(|body| &body.bytes[..])];
+    let in_texts = texts.into_iter().flatten().filter_map(|text| Some(TokenHash::find(text)?.1));
+    in_headers.chain(in_texts).find_map(|hash| registry.token(&hash))
 }
 
 /// A token's place in a header's value and its hash.
@@ -163,6 +178,31 @@ impl Finder<'_> {
         }
         self.one_session(&all)?;
         Ok(all)
+    }
+
+    /// Looks through a body that was read for the slots in it.
+    ///
+    /// # Errors
+    /// As for the head; or the places in the body aren't certain, and a token may stand in one.
+    pub fn body(&self, all: &mut Identified, body: &Whole) -> Result<(), Rejection> {
+        let (text, first) = (&body.bytes[..], all.found.len());
+        let spots = match &body.kind {
+            Kind::Form => Ok(pairs::spots(text, &self.places.forms, Slot::Form)),
+            Kind::Json => json::spots(text, &self.places.pointers),
+            Kind::Multipart(boundary) => multipart::spots(text, boundary.as_bytes(), &self.places.fields),
+        };
+        match spots {
+            Ok(spots) => self.named(all, text, spots)?,
+            // What is settled in the head doesn't need the body, unless a token is meant in it.
+            Err(_) if !all.found.is_empty() && TokenHash::find(text).is_none() => {}
+            Err(why) => {
+                let why =
+                    format!("the body can't be searched for the slots that keys of this host have in it: {}", why.0);
+                return Err(Rejection::new(Code::BadRequest, why));
+            }
+        }
+        self.elsewhere(all, text, first);
+        self.one_session(all)
     }
 
     /// All tokens that are swapped are of one session.
@@ -259,8 +299,7 @@ impl Finder<'_> {
                 Some((core, hash)) if holes.any(|hole| hole.start <= core.start && core.end <= hole.end) => {
                     all.found.push(self.in_path(path, core, &hash)?);
                 }
-                // Beside a token it may as well be a path that only looks alike.
-                _ => all.foreign |= all.found.is_empty(),
+                _ => all.alike = true,
             }
         }
         self.elsewhere(all, path.as_bytes(), first);

@@ -12,7 +12,8 @@ use zeroize::Zeroizing;
 
 use super::identify::{Found, strip_scheme};
 use super::reject::{Code, Rejection};
-use super::slots::{cookie, pairs};
+use super::slots::{cookie, json, multipart, pairs};
+use super::whole::{Kind, Whole};
 use crate::model::{Secret, Slot};
 
 /// Bytes that are wiped when the last header that shares them is dropped.
@@ -24,14 +25,28 @@ impl AsRef<[u8]> for Wiped {
     }
 }
 
-/// Puts the secret where the token stood. A header's new value is marked sensitive, so that neither
+/// Puts the secret where the token stood, in the request's head or in its body. A header's new value is marked sensitive, so that neither
 /// `Debug` nor HPACK's dynamic table shows it, and what holds the secret is wiped after the exchange.
 ///
 /// # Errors
 /// The secret can't stand in its slot.
-pub fn inject<B>(request: &mut Request<B>, found: &Found, secret: &Secret<Vec<u8>>) -> Result<(), Rejection> {
+pub fn inject<B>(
+    request: &mut Request<B>,
+    body: Option<&mut Whole>,
+    found: &Found,
+    secret: &Secret<Vec<u8>>,
+) -> Result<(), Rejection> {
     let secret = fit(&found.slot, secret)?;
     match &found.slot {
+        slot if slot.is_in_body() => {
+            let body = body.ok_or_else(|| Rejection::new(Code::Internal, "the slot's body is gone"))?;
+            in_body(body, found, secret)?;
+            // They are of the body that the agent sent (RFC 9530 section 2).
+            for digest in ["content-digest", "repr-digest", "digest", "content-md5"] {
+                request.headers_mut().remove(digest);
+            }
+            return Ok(());
+        }
         Slot::Path(_) => {
             // The characters that a segment may have beside unreserved ones (RFC 3986 section 3.3), but
             // for the semicolon, at which some servers cut it.
@@ -60,6 +75,18 @@ pub fn inject<B>(request: &mut Request<B>, found: &Found, secret: &Secret<Vec<u8
         }
     };
     replace(request, name.clone(), value)
+}
+
+fn in_body(body: &mut Whole, found: &Found, secret: &[u8]) -> Result<(), Rejection> {
+    let stays = || Rejection::new(Code::Internal, "the stored secret can't stand in a body of this kind");
+    let value = match &body.kind {
+        Kind::Form => pairs::encoded(secret, b""),
+        Kind::Json => json::escaped(secret).ok_or_else(stays)?,
+        Kind::Multipart(boundary) if multipart::can_be(secret, boundary.as_bytes()) => joined(&[secret]),
+        Kind::Multipart(_) => return Err(stays()),
+    };
+    body.bytes = Bytes::from_owner(Wiped(spliced(&body.bytes, &found.range, &value)));
+    Ok(())
 }
 
 /// Puts a computed value in the place of whatever the header held.

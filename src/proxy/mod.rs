@@ -42,6 +42,7 @@ pub mod tunnel;
 mod unread;
 pub mod upload;
 pub mod websocket;
+pub mod whole;
 pub mod wire;
 mod worded;
 

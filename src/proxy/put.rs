@@ -17,6 +17,7 @@ use super::reject::{Code, Rejection};
 use super::signed::{self, ToSign};
 use super::target::Target;
 use super::tunnel::Tunnel;
+use super::whole::Whole;
 use super::{inject, mint};
 use crate::audit::Receipt;
 use crate::credential::{self, Credential};
@@ -52,6 +53,7 @@ pub fn put<B>(
     session: Option<&Arc<LiveSession>>,
     signed: Option<&ToSign>,
     request: &mut Request<B>,
+    mut body: Option<&mut Whole>,
     account: &mut Account,
 ) -> Result<(), Rejection> {
     let at = moment.time();
@@ -67,7 +69,8 @@ pub fn put<B>(
             }
             for (found, permit, receipt) in receipts {
                 let credential = opened(core, exchange, &found.key, permit, receipt)?;
-                enter(request, &credential, Place::Of(found), signed, core.shared.clock.now())?;
+                let place = Place::Of(found);
+                enter(request, body.as_deref_mut(), &credential, place, signed, core.shared.clock.now())?;
                 core.shared.metrics.injected(found.key.provider.as_str(), found.slot.label());
             }
         }
@@ -79,7 +82,7 @@ pub fn put<B>(
             let (receipt, draft) = record::intent(core, tunnel, exchange, target, &usage, policies, &permit, at)?;
             account.owe(session.id, Some(Arc::clone(permit.rule())), draft);
             let credential = opened(core, exchange, &key, permit, receipt)?;
-            enter(request, &credential, Place::Empty(&slot), None, core.shared.clock.now())?;
+            enter(request, body, &credential, Place::Empty(&slot), None, core.shared.clock.now())?;
             core.shared.metrics.injected(key.provider.as_str(), slot.label());
         }
     }
@@ -112,22 +115,23 @@ pub(super) fn opened(
 /// Puts one credential into the request.
 fn enter<B>(
     request: &mut Request<B>,
+    body: Option<&mut Whole>,
     credential: &Credential,
     place: Place<'_>,
     signed: Option<&ToSign>,
     now: Timestamp,
 ) -> Result<(), Rejection> {
     match (credential, place) {
-        (Credential::Pasted(secret), Place::Of(found)) => inject::inject(request, found, secret),
+        (Credential::Pasted(secret), Place::Of(found)) => inject::inject(request, body, found, secret),
         (Credential::Pasted(secret), Place::Empty(slot)) => inject::fill(request, slot, secret),
         (Credential::Minted(_), _) => {
             Err(Rejection::new(Code::Internal, "what access tokens are asked for with isn't put into requests"))
         }
         (Credential::Basic(pair), _) => inject::replace(request, AUTHORIZATION, pair.authorization()),
         (Credential::Aws(pair), Place::Of(_)) if let Some(ToSign::Aws(signed)) = signed => signed.sign(request, pair),
-        (Credential::Hmac(form), Place::Of(found)) if let Some(ToSign::Hmac(body)) = signed => {
-            inject::inject(request, found, form.key())?;
-            signed::by_form(request, form, body, now)
+        (Credential::Hmac(form), Place::Of(found)) if let Some(ToSign::Hmac(signed)) = signed => {
+            inject::inject(request, body, found, form.key())?;
+            signed::by_form(request, form, signed, now)
         }
         (Credential::Aws(_) | Credential::Hmac(_), _) => {
             let why = "a key that signs is used only where the agent's token stands, and only once in a request";

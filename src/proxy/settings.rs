@@ -57,6 +57,10 @@ pub struct Limits {
     /// The most patterns that the replies of one host are searched for; a key has about a dozen. A host
     /// with more is refused. Default: 10,000.
     pub scrub_patterns: usize,
+    /// The longest body that is searched for a slot, in bytes. Default: 1 MiB.
+    pub body_slot_bytes: usize,
+    /// How much of such bodies each core holds at once, in bytes. Default: 64 MiB.
+    pub body_slots_bytes: usize,
     /// The most content codings of one reply, one within the other. Default: 3.
     pub codings: usize,
     /// The largest window that one coding of a reply may use, in bytes. Default: 16 MiB.
@@ -117,6 +121,8 @@ impl Default for Settings {
                 spliced: 1000,
                 auth_tries: 3,
                 scrub_patterns: 10_000,
+                body_slot_bytes: 1 << 20,
+                body_slots_bytes: 64 << 20,
                 codings: 3,
                 window_bytes: 16 << 20,
                 windows_bytes: 1 << 30,

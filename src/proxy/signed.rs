@@ -58,6 +58,9 @@ pub fn read<B>(core: &Core, identified: &Identified, request: &Request<B>) -> Re
     if all.next().is_some() || (found.key.kind == KeyKind::Aws && identified.found.len() > 1) {
         return Err(Rejection::new(Code::BadRequest, "a request that is signed with one token holds another one"));
     }
+    if identified.found.iter().any(|found| found.slot.is_in_body()) {
+        return Err(Rejection::new(Code::BadRequest, "a request that is signed with a token holds one in its body"));
+    }
     match found.key.kind {
         KeyKind::Hmac => Ok(Some(ToSign::Hmac(Bytes::new()))),
         _ => by_agent(core, found, request).map(|signed| Some(ToSign::Aws(Box::new(signed)))),

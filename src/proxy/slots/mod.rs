@@ -1,14 +1,15 @@
-//! The slots beside headers: in a query, a path, cookies. Which of them the keys of a host name is
-//! known beforehand, so that a host without them costs its requests nothing.
+//! The slots beside headers: in a query, a path, cookies, a body. Which of them the keys of a host name
+//! is known beforehand, so that a host without them costs its requests nothing.
 
 pub mod cookie;
 pub mod json;
+pub mod multipart;
 pub mod pairs;
 
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::model::{FieldName, PathTemplate, Slot};
+use crate::model::{FieldName, PathTemplate, Pointer, Slot};
 use crate::vault::key::Key;
 
 /// Where, beside headers, the keys of a host may stand.
@@ -22,6 +23,12 @@ pub struct Places {
     pub cookies: Vec<FieldName>,
     /// Whether one is put into requests that the agent signed.
     pub signed: bool,
+    /// Fields of a form.
+    pub forms: Vec<FieldName>,
+    /// Strings of a JSON document.
+    pub pointers: Vec<Pointer>,
+    /// Fields of a body of several parts.
+    pub fields: Vec<FieldName>,
 }
 
 impl Places {
@@ -34,10 +41,18 @@ impl Places {
                 Slot::Path(template) => add(&mut places.paths, template),
                 Slot::Cookie(name) => add(&mut places.cookies, name),
                 Slot::Signature | Slot::Presigned => places.signed = true,
+                Slot::Form(name) => add(&mut places.forms, name),
+                Slot::Json(pointer) => add(&mut places.pointers, pointer),
+                Slot::Multipart(name) => add(&mut places.fields, name),
                 _ => {}
             }
         }
         places
+    }
+
+    /// Whether any of them is in a body, which has to be read for it.
+    pub fn in_body(&self) -> bool {
+        !self.forms.is_empty() || !self.pointers.is_empty() || !self.fields.is_empty()
     }
 }
 

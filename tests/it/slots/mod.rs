@@ -1,8 +1,10 @@
 //! Every slot: the key arrives in it, the rest arrives as it was sent, and a token anywhere else is
 //! worth nothing.
 
+mod body;
 mod head;
 mod misplaced;
+mod refused_bodies;
 
 use std::time::Duration;
 
@@ -25,6 +27,12 @@ pub struct Sent<'a> {
 /// A GET.
 pub fn get<'a>(path: impl Into<String>) -> Sent<'a> {
     Sent { method: "GET", path: path.into(), fields: Vec::new(), body: Bytes::new() }
+}
+
+/// A POST with a body of this type.
+pub fn post<'a>(path: &str, kind: &'a str, body: impl Into<Bytes>) -> Sent<'a> {
+    let fields = vec![("content-type", kind.to_owned())];
+    Sent { method: "POST", path: path.to_owned(), fields, body: body.into() }
 }
 
 impl<'a> Sent<'a> {
