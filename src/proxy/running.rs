@@ -77,8 +77,10 @@ impl Running {
     pub fn changed(&self) {
         for entry in self.entries.borrow().iter().flatten() {
             entry.changed.set(true);
-            if let Some(waker) = entry.waker.borrow_mut().take() {
-                waker.wake();
+            // The waker stays: a reply that nobody reads isn't polled to leave another, and has to hear
+            // of its end.
+            if let Some(waker) = &*entry.waker.borrow() {
+                waker.wake_by_ref();
             }
         }
     }

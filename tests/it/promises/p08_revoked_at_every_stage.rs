@@ -127,7 +127,7 @@ async fn reply_that_nobody_reads_is_cut_as_well() {
         assert!(early.is_err(), "{http2} {protocol}: it waits for the agent");
         let began = Instant::now();
         world.node.set_key_state(&world.key, KeyState::Disabled);
-        soon("the end at the upstream", left.notified()).await;
+        soon(&format!("the end at the upstream, {http2} {protocol}"), left.notified()).await;
         // A second is what the proxy has; the upstream has megabytes to work through before it sees it.
         assert!(began.elapsed() < 4 * SECOND, "{http2} {protocol}: {:?}", began.elapsed());
         let answer = soon("the end of the reply", crate::support::agent::whole(reply)).await;
