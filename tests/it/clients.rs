@@ -253,7 +253,7 @@ async fn token_outside_its_slots_is_told_of_when_the_command_ends() {
     let hint =
         "the token for openai_api_key was sent 3 times outside its slots, so the service didn't get the key there";
     assert!(said.contains(hint), "{said}");
-    assert!(said.contains("Its slots: bearer. Its hosts: api.openai.com"), "{said}");
+    assert!(said.contains("Its slots: bearer, ") && said.contains("Its hosts: api.openai.com"), "{said}");
     let said = services.run(&["sh", "-c", &call("authorization: bearer ").replace(": $", "$")]).await;
     assert!(!said.contains("outside its slots"), "{said}");
 }
