@@ -7,10 +7,8 @@
 pub mod address;
 mod alarm;
 mod connect;
-mod drive;
 pub mod egress;
 mod lenient;
-mod noted;
 mod pool;
 mod reply;
 mod stream;

@@ -2,7 +2,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::{Rc, Weak};
 use std::time::Instant;
@@ -18,10 +17,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use super::RequestBody;
 use super::alarm::Alarm;
 use super::connect::{self, Purpose, Tls};
-use super::drive::Driver;
 use super::egress::{Credentials, Proxy, Speaks};
 use super::lenient::Lenient;
-use super::noted::Noted;
 use super::reply::{Back, End, ReplyBody};
 use super::stream::Stream;
 use super::upgrade::{Alone, Io};
@@ -57,15 +54,14 @@ struct Pool {
 
 /// A connection that waits for its next request.
 struct Idle {
-    sender: http1::SendRequest<Noted>,
-    driver: Driver,
+    sender: http1::SendRequest<RequestBody>,
     born: Instant,
     since: Instant,
     alarm: Alarm,
 }
 
 enum Sender {
-    Http1(http1::SendRequest<Noted>, Driver),
+    Http1(http1::SendRequest<RequestBody>),
     Http2(http2::SendRequest<RequestBody>),
     /// HTTP/1.1, for a request that asks to switch protocols.
     Alone(Alone),
@@ -203,7 +199,7 @@ impl Upstream {
             of.idle.retain_mut(|idle| {
                 now.saturating_duration_since(idle.since) < pool.idle
                     && now.saturating_duration_since(idle.born) < pool.lifetime
-                    && idle.driver.is_open()
+                    && !idle.sender.is_closed()
             });
             if of.shared.as_ref().is_some_and(|(s, born)| s.is_closed() || now.duration_since(*born) >= pool.lifetime) {
                 of.shared = None;
@@ -243,23 +239,23 @@ impl Inner {
         {
             return Some((Sender::Http2(sender.clone()), *born, Alarm::default()));
         }
-        while let Some(Idle { sender, mut driver, born, alarm, .. }) = of.idle.pop() {
-            if life(&born) && driver.is_open() && sender.is_ready() {
-                return Some((Sender::Http1(sender, driver), born, alarm));
+        while let Some(Idle { sender, born, alarm, .. }) = of.idle.pop() {
+            if life(&born) && sender.is_ready() {
+                return Some((Sender::Http1(sender), born, alarm));
             }
         }
         None
     }
 
     pub(super) fn give_back(&self, back: Back, alarm: Alarm) {
-        let Back { sender, driver, place, born, .. } = back;
+        let Back { sender, place, born, .. } = back;
         if sender.is_closed() {
             return;
         }
         let mut pools = self.pools.borrow_mut();
         let of = pools.entry(place).or_default();
         if of.idle.len() < self.settings.pool.max_idle {
-            of.idle.push(Idle { sender, driver, born, since: self.ticked.get(), alarm });
+            of.idle.push(Idle { sender, born, since: self.ticked.get(), alarm });
         }
     }
 }
@@ -291,11 +287,11 @@ where
         .await
         .map_err(|_| Error::Closed { written: false })?;
     let open = Open::new(all);
-    let driver = Driver::new(async move {
+    tokio::task::spawn_local(async move {
         let _open = open;
         let _ = connection.await;
     });
-    Ok(Sender::Http1(sender, driver))
+    Ok(Sender::Http1(sender))
 }
 
 async fn http2_handshake<S>(stream: S, all: &Rc<Cell<usize>>) -> Result<http2::SendRequest<RequestBody>, Error>
@@ -334,9 +330,8 @@ impl Connection {
         let (place, born, home, mut alarm) = (self.place, self.born, self.home, self.alarm);
         drop(inner);
         match self.sender {
-            Sender::Http1(mut sender, mut driver) => {
-                let ready = poll_fn(|cx| driver.run(cx, |cx| sender.poll_ready(cx))).await;
-                if !matches!(ready, Some(Ok(()))) {
+            Sender::Http1(mut sender) => {
+                if sender.ready().await.is_err() {
                     return Err((Error::Closed { written: false }, Some(request)));
                 }
                 join_cookies(request.headers_mut());
@@ -345,31 +340,16 @@ impl Connection {
                 if let Some(credentials) = asked {
                     ask_proxy(&mut request, &place, credentials.as_ref());
                 }
-                let whole = Rc::new(Cell::new(false));
-                let mut reply = pin!(sender.try_send_request(request.map(|body| Noted::new(body, &whole))));
-                let driven = poll_fn(|cx| driver.run(cx, |cx| reply.as_mut().poll(cx)));
-                let response = match alarm.limit(limit, pin!(driven)).await {
-                    Some(None) => return Err((Error::Closed { written: true }, None)),
-                    reply => settled(reply.flatten()).map_err(|(why, back)| {
-                        let back = back.map(|request| request.map(Noted::into_body));
-                        (why, if through_proxy { back.map(unasked) } else { back })
-                    })?,
-                };
+                let reply = alarm.limit(limit, pin!(sender.try_send_request(request))).await;
+                let response = settled(reply)
+                    .map_err(|(why, back)| (why, if through_proxy { back.map(unasked) } else { back }))?;
                 if through_proxy && response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
                     return Err((through::refused(407), None));
                 }
                 if ambiguous(&response) {
                     return Err((Error::Http, None));
                 }
-                // An agent may go on sending without reading, and then nobody polls the reply: its
-                // body has to be sent all the same.
-                let back = match whole.get() {
-                    true => Some(Back { sender, driver, place, born, home }),
-                    false => {
-                        tokio::task::spawn_local(driver.finish());
-                        None
-                    }
-                };
+                let back = Some(Back { sender, place, born, home });
                 Ok(response.map(|body| ReplyBody::new(body, End::Framed(back), idle, alarm)))
             }
             Sender::Alone(alone) => {
@@ -471,10 +451,10 @@ fn with_authority(place: &Place, origin: &Uri) -> Uri {
     Uri::from_parts(parts).unwrap_or_else(|_| origin.clone())
 }
 
-type Sent<B> = Result<Response<Incoming>, hyper::client::conn::TrySendError<Request<B>>>;
+type Sent = Result<Response<Incoming>, hyper::client::conn::TrySendError<Request<RequestBody>>>;
 
 #[expect(clippy::result_large_err, reason = "the request comes back whole, and only where a connection was lost")]
-fn settled<B>(reply: Option<Sent<B>>) -> Result<Response<Incoming>, (Error, Option<Request<B>>)> {
+fn settled(reply: Option<Sent>) -> Result<Response<Incoming>, (Error, Option<Request<RequestBody>>)> {
     match reply {
         None => Err((Error::Timeout(Stage::Headers), None)),
         Some(Ok(response)) => Ok(response),

@@ -11,16 +11,13 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1;
 
 use super::alarm::Alarm;
-use super::drive::Driver;
-use super::noted::Noted;
 use super::pool::{Inner, Place};
 use super::upgrade::Switched;
-use super::{Error, Stage};
+use super::{Error, RequestBody, Stage};
 
 /// What goes back to the pool.
 pub(super) struct Back {
-    pub sender: http1::SendRequest<Noted>,
-    pub driver: Driver,
+    pub sender: http1::SendRequest<RequestBody>,
     pub place: Place,
     pub born: Instant,
     pub home: Weak<Inner>,
@@ -82,14 +79,7 @@ impl Body for ReplyBody {
     type Error = Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        let Self { inner, end, .. } = &mut *self;
-        let mut next = |cx: &mut Context<'_>| Pin::new(&mut *inner).poll_frame(cx).map_err(drop);
-        let polled = match end {
-            // A connection that ended without a word about the body.
-            End::Framed(Some(back)) => back.driver.run(cx, next).map(|polled| polled.unwrap_or(Some(Err(())))),
-            _ => next(cx),
-        };
-        match polled {
+        match Pin::new(&mut self.inner).poll_frame(cx) {
             Poll::Ready(None) if matches!(self.end, End::Marked) && !self.inner.is_end_stream() => {
                 Poll::Ready(Some(Err(Error::Closed { written: true })))
             }
