@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use foldhash::quality::RandomState;
 use http::Method;
 
 use super::document::{
@@ -94,7 +95,7 @@ impl Rule {
 /// Every policy in force, compiled.
 #[derive(Default)]
 pub struct PolicySet {
-    by_key: HashMap<Name, Vec<Arc<Policy>>>,
+    by_key: HashMap<Name, Vec<Arc<Policy>>, RandomState>,
     others: Vec<Arc<Policy>>,
     digest: [u8; 32],
     cases: Vec<(String, document::Case)>,

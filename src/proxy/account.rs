@@ -39,10 +39,10 @@ pub struct Account {
 }
 
 impl Account {
-    /// Opens the account of an exchange.
-    pub fn open(core: Rc<Core>, tunnel: Rc<Tunnel>, exchange: ExchangeId, method: Method, began: Moment) -> Self {
+    /// Opens the account of an exchange. It goes through many hands, so they pass a pointer.
+    pub fn open(core: Rc<Core>, tunnel: Rc<Tunnel>, exchange: ExchangeId, method: Method, began: Moment) -> Box<Self> {
         let counted = Rc::default();
-        Self {
+        Box::new(Self {
             core,
             tunnel,
             exchange,
@@ -58,7 +58,7 @@ impl Account {
             scrubbed: Hits::default(),
             websocket: false,
             closed: false,
-        }
+        })
     }
 
     /// Whether it is closed.

@@ -49,7 +49,7 @@ pub async fn serve(core: Rc<Core>, tunnel: Rc<Tunnel>, mut request: Request<Inco
     }
 }
 
-type Refused = (Rejection, Account);
+type Refused = (Rejection, Box<Account>);
 
 async fn run(
     core: &Rc<Core>,
@@ -57,7 +57,7 @@ async fn run(
     exchange: ExchangeId,
     request: Request<Incoming>,
     asked: Result<Option<Box<Asked>>, Rejection>,
-    mut account: Account,
+    mut account: Box<Account>,
 ) -> Result<Response<Reply>, Refused> {
     macro_rules! step {
         ($result:expr) => {
@@ -153,7 +153,7 @@ async fn run(
     // Before a key is used, it is certain that the reply can be searched for it.
     let asker = identified.found.first().map(|found| &found.token.session).or(session.as_ref()).cloned();
     let part = request.headers().contains_key(RANGE);
-    let mut search = step!(Search::new(core, &target, Rc::clone(&bound), asker, part));
+    let mut search = step!(Search::new(core, &target, Rc::clone(&bound), asker, part, now.time()));
     step!(search.patterns());
     let run = match enter(core, &identified, &authorized, session.as_ref()) {
         // A WebSocket is looked after in any case: policies may change while it is open.
@@ -255,7 +255,7 @@ async fn run(
                     }
                     (_, run) => relay::relay(response, search, run, account),
                 };
-                return relayed.map_err(|refused| *refused);
+                return relayed;
             }
             Err((upstream::Error::Closed { written: false }, Some(back))) if attempt < TRIES => {
                 request = back;

@@ -17,6 +17,7 @@ use tokio_rustls::LazyConfigAcceptor;
 use super::Mode;
 use super::core::Core;
 use super::exchange;
+use super::kept::KeptTimer;
 use super::reject::{Code, Rejection};
 use super::relay::Reply;
 use super::tunnel::Tunnel;
@@ -114,7 +115,7 @@ pub async fn serve_http1<S: AsyncRead + AsyncWrite + Unpin + 'static>(core: Rc<C
     let settings = &core.shared.settings;
     let mut builder = server::conn::http1::Builder::new();
     builder
-        .timer(TokioTimer::new())
+        .timer(KeptTimer::default())
         .header_read_timeout(settings.deadlines.head)
         .max_buf_size(settings.limits.head_bytes.max(8192))
         .max_headers(settings.limits.headers)

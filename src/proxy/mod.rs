@@ -23,6 +23,7 @@ pub mod identify;
 pub mod inject;
 pub mod intercept;
 mod issue;
+mod kept;
 pub mod listener;
 pub mod mint;
 mod put;

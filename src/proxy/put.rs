@@ -70,7 +70,7 @@ pub fn put<B>(
             for (found, permit, receipt) in receipts {
                 let credential = opened(core, exchange, &found.key, permit, receipt)?;
                 let place = Place::Of(found);
-                enter(request, body.as_deref_mut(), &credential, place, signed, core.shared.clock.now())?;
+                enter(request, body.as_deref_mut(), &credential, place, signed, at)?;
                 core.shared.metrics.injected(found.key.provider.as_str(), found.slot.label());
             }
         }
@@ -82,7 +82,7 @@ pub fn put<B>(
             let (receipt, draft) = record::intent(core, tunnel, exchange, target, &usage, policies, &permit, at)?;
             account.owe(session.id, Some(Arc::clone(permit.rule())), draft);
             let credential = opened(core, exchange, &key, permit, receipt)?;
-            enter(request, body, &credential, Place::Empty(&slot), None, core.shared.clock.now())?;
+            enter(request, body, &credential, Place::Empty(&slot), None, at)?;
             core.shared.metrics.injected(key.provider.as_str(), slot.label());
         }
     }

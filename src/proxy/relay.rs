@@ -70,7 +70,7 @@ pub struct Download {
     /// Why the upstream cut its reply, while what came before that is on its way.
     failure: Option<crate::upstream::Error>,
     run: Option<Run>,
-    account: Account,
+    account: Box<Account>,
 }
 
 /// What happens to the bytes of a body.
@@ -314,8 +314,8 @@ pub fn relay(
     response: Response<crate::upstream::ReplyBody>,
     mut search: Search,
     run: Option<Run>,
-    mut account: Account,
-) -> Result<Response<Reply>, Box<(Rejection, Account)>> {
+    mut account: Box<Account>,
+) -> Result<Response<Reply>, (Rejection, Box<Account>)> {
     let (mut parts, inner) = response.into_parts();
     // The agent is answered in its own protocol, whatever the upstream speaks.
     parts.version = Version::HTTP_11;
@@ -325,7 +325,7 @@ pub fn relay(
         ($result:expr) => {
             match $result {
                 Ok(value) => value,
-                Err(rejection) => return Err(Box::new((rejection, account))),
+                Err(rejection) => return Err((rejection, account)),
             }
         };
     }

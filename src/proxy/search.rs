@@ -12,7 +12,7 @@ use super::forward::Back;
 use super::reject::{Code, Rejection};
 use super::scrub::PatternSet;
 use super::target::Target;
-use crate::model::{Authority, Scheme};
+use crate::model::{Authority, Scheme, Timestamp};
 use crate::policy::Unsearched;
 use crate::session::live::{LiveSession, Masked};
 
@@ -38,13 +38,14 @@ impl Search {
         bound: Rc<Bound>,
         session: Option<Arc<LiveSession>>,
         part: bool,
+        now: Timestamp,
     ) -> Result<Self, Rejection> {
         let (core, authority) = (Rc::clone(core), target.authority.clone());
         let mut search = Self { core, scheme: target.scheme, authority, bound, session, back: Back::Anyhow };
         if search.bound.is_named() {
             search.back = if part && search.forwards(Unsearched::Range) { Back::Part } else { Back::Whole };
             let limit = search.core.shared.settings.limits.masked;
-            if search.masked().count(search.core.shared.clock.now()) > limit {
+            if search.masked().count(now) > limit {
                 return Err(too_much());
             }
         }

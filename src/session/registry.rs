@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use dashmap::DashMap;
+use foldhash::quality::RandomState;
 
 use super::hosts::{HostIndex, KeysOf, SlotHeaders};
 use super::live::{ACTIVE, KeyCell, LiveSession, LiveToken, LiveUse, Masked, REVOKED};
@@ -67,13 +68,13 @@ pub struct Kept {
 
 /// The live view. Cheap to share in an `Arc`; every method takes `&self`.
 pub struct Registry {
-    tokens: DashMap<TokenHash, Arc<LiveToken>>,
-    token_ids: DashMap<TokenId, TokenHash>,
-    sessions: DashMap<SessionId, Arc<LiveSession>>,
-    keys: DashMap<KeyId, Arc<KeyCell>>,
-    grants: DashMap<SessionId, Vec<(GrantId, KeyId)>>,
-    projects: DashMap<ProjectId, Name>,
-    tools: DashMap<ToolId, (Name, bool)>,
+    tokens: DashMap<TokenHash, Arc<LiveToken>, RandomState>,
+    token_ids: DashMap<TokenId, TokenHash, RandomState>,
+    sessions: DashMap<SessionId, Arc<LiveSession>, RandomState>,
+    keys: DashMap<KeyId, Arc<KeyCell>, RandomState>,
+    grants: DashMap<SessionId, Vec<(GrantId, KeyId)>, RandomState>,
+    projects: DashMap<ProjectId, Name, RandomState>,
+    tools: DashMap<ToolId, (Name, bool), RandomState>,
     index: ArcSwap<HostIndex>,
     /// Held while the index is rebuilt, so that none is replaced by one that was begun earlier.
     rebuilding: Mutex<()>,
@@ -86,13 +87,13 @@ impl Registry {
     #[must_use]
     pub fn new(max_staleness: Duration) -> Self {
         Self {
-            tokens: DashMap::new(),
-            token_ids: DashMap::new(),
-            sessions: DashMap::new(),
-            keys: DashMap::new(),
-            grants: DashMap::new(),
-            projects: DashMap::new(),
-            tools: DashMap::new(),
+            tokens: DashMap::default(),
+            token_ids: DashMap::default(),
+            sessions: DashMap::default(),
+            keys: DashMap::default(),
+            grants: DashMap::default(),
+            projects: DashMap::default(),
+            tools: DashMap::default(),
             index: ArcSwap::default(),
             rebuilding: Mutex::default(),
             fresh: ArcSwapOption::empty(),

@@ -6,6 +6,7 @@ use aes_gcm::Aes256Gcm;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use dashmap::DashMap;
+use foldhash::quality::RandomState;
 use zeroize::Zeroizing;
 
 use super::envelope::{self, SecretError, check_secret};
@@ -67,7 +68,7 @@ pub struct Vault {
     /// Derives the secrets that agents sign with.
     stand_in: Secret<[u8; 32]>,
     clock: Arc<dyn Clock>,
-    held: DashMap<KeyId, Arc<Held>>,
+    held: DashMap<KeyId, Arc<Held>, RandomState>,
 }
 
 impl Vault {
@@ -75,7 +76,7 @@ impl Vault {
     #[must_use]
     pub fn new(keyring: Arc<Keyring>, clock: Arc<dyn Clock>) -> Self {
         let stand_in = keyring.subkey("stand-in");
-        Self { keyring, stand_in, clock, held: DashMap::new() }
+        Self { keyring, stand_in, clock, held: DashMap::default() }
     }
 
     /// Seals a secret as a version of the key, with a data key of its own.

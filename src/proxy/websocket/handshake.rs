@@ -205,34 +205,34 @@ pub fn answer(
     search: Search,
     run: Run,
     decided: Decided,
-    account: Account,
-) -> Result<Response<Reply>, Box<(Rejection, Account)>> {
+    account: Box<Account>,
+) -> Result<Response<Reply>, (Rejection, Box<Account>)> {
     let switched = response.body_mut().switched();
     let Some(switched) = switched else {
         // Over HTTP/2 a success would be an acceptance.
         if asked.stream.is_some() && response.status().is_success() {
             let why = "the upstream answered a WebSocket's handshake as if it were a request";
-            return Err(Box::new((Rejection::new(Code::UpstreamUnreachable, why), account)));
+            return Err((Rejection::new(Code::UpstreamUnreachable, why), account));
         }
         return relay::relay(response, search, Some(run), account);
     };
     let agreed = match asked.check(response.headers()) {
         Ok(agreed) => agreed,
-        Err(rejection) => return Err(Box::new((rejection, account))),
+        Err(rejection) => return Err((rejection, account)),
     };
     let (mut search, mut account) = (search, account);
     let (mut parts, _) = response.into_parts();
     parts.version = Version::HTTP_11;
     let patterns = match search.patterns() {
         Ok(patterns) => patterns,
-        Err(rejection) => return Err(Box::new((rejection, account))),
+        Err(rejection) => return Err((rejection, account)),
     };
     if let Err(rejection) = relay::fit_head(&mut parts, &search, patterns.as_deref(), &mut account) {
-        return Err(Box::new((rejection, account)));
+        return Err((rejection, account));
     }
     parts.headers.remove(CONTENT_LENGTH);
     if let Err(rejection) = asked.name_protocol(&mut parts.headers) {
-        return Err(Box::new((rejection, account)));
+        return Err((rejection, account));
     }
     if asked.stream.is_some() {
         (parts.status, account.status) = (StatusCode::OK, StatusCode::OK.as_u16());

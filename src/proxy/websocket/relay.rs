@@ -87,7 +87,7 @@ pub struct Socket {
     run: Run,
     decided: Decided,
     swaps: Swaps,
-    account: Account,
+    account: Box<Account>,
     draining: Drained,
     end: Option<End>,
     /// When something moved last.
@@ -116,7 +116,7 @@ impl Socket {
         patterns: Option<Arc<PatternSet>>,
         run: Run,
         decided: Decided,
-        mut account: Account,
+        mut account: Box<Account>,
     ) -> Self {
         let limits = &core.shared.settings.limits;
         let (first, now) = (std::mem::take(&mut upstream.first), Instant::now());
