@@ -7,6 +7,10 @@ pub mod live;
 mod node;
 mod probe;
 pub mod server;
+mod settings;
+mod unstored;
 
 pub use home::{Home, KekChoice, ask_passphrase};
-pub use node::{NewKey, Node, NodeSettings, Started, default_project};
+pub use node::{Node, default_project};
+pub use settings::NodeSettings;
+pub use unstored::{NewKey, Started};

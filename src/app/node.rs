@@ -2,140 +2,43 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
+use rustls::RootCertStore;
+use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::Home;
 use super::listen::bind;
 use super::live::Live;
 use super::probe::Prober;
+use super::{Home, NodeSettings};
 use crate::audit::{Journal, RecordKind, SharedWriter};
-use crate::credential;
 use crate::credential::oauth::Mints;
 use crate::credential::oauth::rotation::Rotation;
-use crate::model::{
-    BaseUrl, Bounds, Destination, Environment, GrantId, KeyId, KeyKind, Name, OrgId, ProjectId, ProxyToken, Secret,
-    SessionId, SessionSecret, Timestamp, TokenId, TokenShape, ToolId,
-};
+use crate::model::{BaseUrl, OrgId, ProjectId, Secret, Timestamp};
 use crate::policy::Library;
 use crate::providers;
 use crate::proxy::coding::Memory;
 use crate::proxy::core::{Core, Route, Shared};
 use crate::proxy::listener::{Kind, Worker, accept};
-use crate::proxy::settings::Settings;
 use crate::session::live::Masked;
-use crate::session::records::{Grant, Project, Session, Standing, Token, Tool};
+use crate::session::records::Project;
 use crate::session::registry::Registry;
 use crate::store::{Find, Store};
 use crate::telemetry::Metrics;
 use crate::tls::ca::LeafCache;
 use crate::upstream;
-use crate::upstream::egress::{Credentials, Egress};
 use crate::vault::Vault;
-use crate::vault::key::{Key, KeyState};
 
 /// How often a core looks for what has to stop and writes what waits.
 const TICK: Duration = Duration::from_millis(100);
 /// How many hosts' leaf certificates are held.
 const LEAVES: usize = 10_000;
-
-/// A key that a node takes into memory.
-pub struct NewKey {
-    /// Its name.
-    pub name: Name,
-    /// The provider template, or `custom`.
-    pub provider: Name,
-    /// What its secret is.
-    pub kind: KeyKind,
-    /// Where it belongs.
-    pub environment: Environment,
-    /// Where it may go.
-    pub destination: Destination,
-    /// What its tokens look like.
-    pub shape: TokenShape,
-}
-
-/// What a node listens on and reaches.
-#[derive(Debug, Clone)]
-pub struct NodeSettings {
-    /// The forward listener; port 0 takes a free one.
-    pub forward: Option<SocketAddr>,
-    /// The forward listener behind TLS, for proxy URLs that begin with `https://`.
-    pub forward_tls: Option<SocketAddr>,
-    /// The gateway listener in clear.
-    pub gateway: Option<SocketAddr>,
-    /// The gateway listener behind TLS.
-    pub gateway_tls: Option<SocketAddr>,
-    /// How many cores; 0 takes one for each processor. Default: 1.
-    pub cores: usize,
-    /// The data path.
-    pub proxy: Settings,
-    /// The upstream side.
-    pub upstream: upstream::Settings,
-    /// A file with the credentials for the proxy that leads out.
-    pub proxy_credentials: Option<PathBuf>,
-    /// Extra roots for upstreams.
-    pub extra_ca: Vec<PathBuf>,
-    /// Gateway routes beside those of the providers: name and base URL.
-    pub routes: HashMap<String, String>,
-    /// How long the store may be out of reach before no key is used. Default: 5 s.
-    pub max_staleness: Duration,
-    /// How often what ended long ago is removed from memory and store. Default: 60 s.
-    pub tidy: Duration,
-    /// The audit chains.
-    pub audit: crate::audit::Settings,
-    /// Credentials that are minted.
-    pub credential: credential::oauth::Settings,
-}
-
-impl Default for NodeSettings {
-    fn default() -> Self {
-        Self {
-            forward: Some(SocketAddr::from(([127, 0, 0, 1], 0))),
-            forward_tls: None,
-            gateway: None,
-            gateway_tls: None,
-            cores: 1,
-            proxy: Settings::default(),
-            upstream: upstream::Settings::default(),
-            proxy_credentials: None,
-            extra_ca: Vec::new(),
-            routes: HashMap::new(),
-            max_staleness: Duration::from_secs(5),
-            tidy: Duration::from_secs(60),
-            audit: crate::audit::Settings::default(),
-            credential: credential::oauth::Settings::default(),
-        }
-    }
-}
-
-impl NodeSettings {
-    /// Which way leads out, with the credentials that lie in a file.
-    ///
-    /// # Errors
-    /// The file can't be read or holds something else, or there is nobody to show its credentials to. The
-    /// words repeat nothing of it.
-    pub fn out(&self) -> Result<Egress, String> {
-        let mut egress = self.upstream.egress.clone();
-        let Some(file) = &self.proxy_credentials else { return Ok(egress) };
-        let proxy = egress.proxy.as_mut().ok_or("there is no `upstream.proxy` for them")?;
-        if proxy.credentials.is_some() {
-            return Err("the URL of `upstream.proxy` holds credentials too".to_owned());
-        }
-        let text =
-            std::fs::read_to_string(file).map(Secret::new).map_err(|why| format!("{}: {why}", file.display()))?;
-        let credentials = Credentials::parse(text.expose()).map_err(|why| format!("{}: {why}", file.display()))?;
-        proxy.credentials = Some(credentials);
-        Ok(egress)
-    }
-}
 
 /// A running node.
 pub struct Node {
@@ -147,7 +50,7 @@ pub struct Node {
     pub gateway: Option<SocketAddr>,
     /// Where the gateway listener behind TLS is.
     pub gateway_tls: Option<SocketAddr>,
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     providers: Arc<providers::Library>,
     workers: Arc<Vec<Worker>>,
     audit: SharedWriter,
@@ -158,7 +61,7 @@ pub struct Node {
     following: tokio::task::JoinHandle<()>,
     tidying: tokio::task::JoinHandle<()>,
     reached: watch::Receiver<i64>,
-    project: Project,
+    pub(super) project: Project,
 }
 
 impl Node {
@@ -180,18 +83,9 @@ impl Node {
         let roots = Arc::new(crate::tls::trust::roots(&settings.extra_ca)?);
         settings.upstream.egress =
             settings.out().map_err(|why| anyhow::anyhow!("upstream.proxy_credentials: {why}"))?;
-        let mut listeners = Vec::new();
-        for (at, kind) in [
-            (settings.forward, Kind::Forward),
-            (settings.forward_tls, Kind::ForwardTls),
-            (settings.gateway, Kind::Gateway),
-            (settings.gateway_tls, Kind::GatewayTls),
-        ] {
-            if let Some(at) = at {
-                let listener = bind(kind.setting(), at).await?;
-                settings.upstream.own_addresses.push(listener.local_addr()?);
-                listeners.push((listener, kind));
-            }
+        let listeners = bind_all(&settings).await?;
+        for (listener, _) in &listeners {
+            settings.upstream.own_addresses.push(listener.local_addr()?);
         }
         let mut scrub_key = [0u8; 32];
         getrandom::fill(&mut scrub_key).map_err(|_| anyhow::anyhow!("the system's random source failed"))?;
@@ -242,24 +136,8 @@ impl Node {
         let (reached_to, reached) = watch::channel(feed.at());
         live.load().await?;
         let hard = CancellationToken::new();
-        let mut workers = Vec::new();
-        let cores = match settings.cores {
-            0 => std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get),
-            cores => cores,
-        };
-        for core in 0..cores {
-            let (shared, upstream, roots) = (Arc::clone(&shared), settings.upstream.clone(), Arc::clone(&roots));
-            let (dir, keys, clock) = (home.audit_dir(), home.audit_keys(), Arc::clone(&clock));
-            let audit = settings.audit.clone();
-            let make = move |load| {
-                let journal = Journal::open(&dir, keys, audit, clock).map_err(|e| e.to_string())?;
-                let writer = journal.writer().map_err(|e| e.to_string())?;
-                let tls = upstream::Tls::new(roots).map_err(|e| e.to_string())?;
-                Ok(Core::new(shared, writer, upstream::Upstream::new(upstream, tls), load))
-            };
-            let worker = Worker::start(&format!("core-{core}"), TICK, hard.clone(), make).await;
-            workers.push(worker.map_err(|why| anyhow::anyhow!("a core can't start: {why}"))?);
-        }
+        let workers =
+            start_cores(home, &shared, &settings.upstream, roots, &settings.audit, settings.cores, &hard).await?;
         let workers = Arc::new(workers);
         let (stop, permits) = (CancellationToken::new(), Arc::new(Semaphore::new(connections)));
         let at = |wanted| listeners.iter().find(|(_, kind)| *kind == wanted).and_then(|(l, _)| l.local_addr().ok());
@@ -354,158 +232,6 @@ impl Node {
         self.reached.clone()
     }
 
-    /// Seals a key and takes it into memory only: it is gone when the node stops.
-    ///
-    /// # Errors
-    /// The secret can't be taken.
-    pub fn add_key(
-        &self,
-        name: &Name,
-        provider: &Name,
-        environment: Environment,
-        destination: Destination,
-        shape: TokenShape,
-        secret: &Secret<Vec<u8>>,
-    ) -> anyhow::Result<Key> {
-        let (name, provider, kind) = (name.clone(), provider.clone(), KeyKind::Secret);
-        self.add_key_of(NewKey { name, provider, kind, environment, destination, shape }, secret)
-    }
-
-    /// The same for a key of any kind.
-    ///
-    /// # Errors
-    /// The secret can't be taken.
-    pub fn add_key_of(&self, new: NewKey, secret: &Secret<Vec<u8>>) -> anyhow::Result<Key> {
-        let NewKey { name, provider, kind, environment, destination, shape } = new;
-        let now = self.shared.clock.now();
-        let secret = credential::document(kind, Secret::new(secret.expose().clone()))?;
-        let token_endpoint = credential::token_endpoint(kind, &secret)?;
-        if let Some(at) = &token_endpoint {
-            let covered = destination.covers(at.scheme, &at.authority);
-            anyhow::ensure!(covered, "the token endpoint's host {} isn't among the hosts of {name}", at.authority);
-        }
-        let key = Key {
-            id: KeyId::generate(),
-            org: OrgId::DEFAULT,
-            project: self.project.id,
-            environment,
-            name,
-            provider,
-            kind,
-            token_endpoint,
-            destination,
-            shape,
-            state: KeyState::Enabled,
-            version: 1,
-            given: 1,
-            created_at: now,
-            updated_at: now,
-            expires_at: None,
-        };
-        let sealed = self.shared.vault.seal(&key, 1, &secret).with_context(|| format!("key {}", key.name))?;
-        self.shared.vault.load(&key, &sealed)?;
-        self.shared.registry.put_keys([key.clone()]);
-        Ok(key)
-    }
-
-    /// Changes a key's state.
-    pub fn set_key_state(&self, key: &Key, state: KeyState) {
-        let key = Key { state, ..key.clone() };
-        self.shared.mints.changed(&key);
-        self.shared.registry.put_keys([key]);
-    }
-
-    /// Starts a session that may use these keys.
-    ///
-    /// # Errors
-    /// The system's random source failed.
-    pub fn start_session(
-        &self,
-        tool: Option<&Name>,
-        environment: Environment,
-        keys: &[Key],
-        lasts: Duration,
-    ) -> anyhow::Result<Started> {
-        let now = self.shared.clock.now();
-        let secret = SessionSecret::generate().map_err(|_| anyhow::anyhow!("the system's random source failed"))?;
-        let tool = tool.map(|name| Tool {
-            id: ToolId::generate(),
-            org: OrgId::DEFAULT,
-            project: self.project.id,
-            name: name.clone(),
-            description: String::new(),
-            keys: vec!["*".to_owned()],
-            environments: vec![environment],
-            max_session_secs: u32::try_from(lasts.as_secs()).unwrap_or(u32::MAX),
-            enabled: true,
-            created_at: now,
-        });
-        if let Some(tool) = &tool {
-            self.shared.registry.put_tool(tool);
-        }
-        let session = Session {
-            id: SessionId::generate(),
-            org: OrgId::DEFAULT,
-            project: self.project.id,
-            environment,
-            tool: tool.map(|t| t.id),
-            secret: secret.hash(),
-            bounds: Bounds::default(),
-            standing: Standing::Active,
-            created_at: now,
-            expires_at: now.plus(lasts),
-        };
-        let mut grants = Vec::new();
-        for key in keys {
-            let grant = Grant {
-                id: GrantId::generate(),
-                org: OrgId::DEFAULT,
-                session: session.id,
-                key: key.id,
-                created_at: now,
-            };
-            self.shared.registry.put_grant(&grant);
-            grants.push(grant);
-        }
-        self.shared.registry.put_session(&session);
-        Ok(Started { session, secret, grants })
-    }
-
-    /// Mints a token for one of the session's keys.
-    ///
-    /// # Errors
-    /// The session has no grant for the key, or the system's random source failed.
-    pub fn mint(&self, started: &Started, key: &Key) -> anyhow::Result<(Token, ProxyToken)> {
-        let grant = started.grants.iter().find(|g| g.key == key.id).context("the session may not use the key")?;
-        let value = ProxyToken::generate(key.kind.token_form(), &key.shape)
-            .map_err(|_| anyhow::anyhow!("the system's random source failed"))?;
-        let token = Token {
-            id: TokenId::generate(),
-            org: OrgId::DEFAULT,
-            session: started.session.id,
-            grant: grant.id,
-            hash: value.hash(),
-            shape: key.shape.clone(),
-            standing: Standing::Active,
-            created_at: self.shared.clock.now(),
-            expires_at: started.session.expires_at,
-        };
-        self.shared.registry.put_token(&token);
-        Ok((token, value))
-    }
-
-    /// Revokes a token.
-    pub fn revoke_token(&self, token: &Token, by: &str) {
-        let standing = Standing::Revoked { at: self.shared.clock.now(), by: by.to_owned() };
-        self.shared.registry.put_token(&Token { standing, ..token.clone() });
-    }
-
-    /// Revokes a session and everything in it.
-    pub fn revoke_session(&self, session: &Session, by: &str) {
-        let standing = Standing::Revoked { at: self.shared.clock.now(), by: by.to_owned() };
-        self.shared.registry.put_session(&Session { standing, ..session.clone() });
-    }
-
     /// Stops: takes nothing new, lets what runs finish for as long as `patience`, then ends it.
     pub async fn stop(self, patience: Duration) {
         self.stop.cancel();
@@ -527,6 +253,53 @@ impl Node {
         let _ = self.following.await;
         let _ = self.tidying.await;
     }
+}
+
+/// The listeners that are set, each with what it takes.
+async fn bind_all(settings: &NodeSettings) -> anyhow::Result<Vec<(TcpListener, Kind)>> {
+    let mut listeners = Vec::new();
+    for (at, kind) in [
+        (settings.forward, Kind::Forward),
+        (settings.forward_tls, Kind::ForwardTls),
+        (settings.gateway, Kind::Gateway),
+        (settings.gateway_tls, Kind::GatewayTls),
+    ] {
+        if let Some(at) = at {
+            listeners.push((bind(kind.setting(), at).await?, kind));
+        }
+    }
+    Ok(listeners)
+}
+
+/// Starts so many cores, each a thread with an audit chain and an upstream pool of its own.
+async fn start_cores(
+    home: &Home,
+    shared: &Arc<Shared>,
+    upstream: &upstream::Settings,
+    roots: Arc<RootCertStore>,
+    audit: &crate::audit::Settings,
+    cores: usize,
+    hard: &CancellationToken,
+) -> anyhow::Result<Vec<Worker>> {
+    let cores = match cores {
+        0 => std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get),
+        cores => cores,
+    };
+    let mut workers = Vec::new();
+    for core in 0..cores {
+        let (shared, upstream, roots) = (Arc::clone(shared), upstream.clone(), Arc::clone(&roots));
+        let (dir, keys, clock) = (home.audit_dir(), home.audit_keys(), Arc::clone(home.clock()));
+        let audit = audit.clone();
+        let make = move |load| {
+            let journal = Journal::open(&dir, keys, audit, clock).map_err(|e| e.to_string())?;
+            let writer = journal.writer().map_err(|e| e.to_string())?;
+            let tls = upstream::Tls::new(roots).map_err(|e| e.to_string())?;
+            Ok(Core::new(shared, writer, upstream::Upstream::new(upstream, tls), load))
+        };
+        let worker = Worker::start(&format!("core-{core}"), TICK, hard.clone(), make).await;
+        workers.push(worker.map_err(|why| anyhow::anyhow!("a core can't start: {why}"))?);
+    }
+    Ok(workers)
 }
 
 /// The project that things belong to where nobody named one; made if it isn't there.
@@ -565,16 +338,6 @@ pub fn metrics_text(shared: &Shared) -> String {
         shared.metrics.audit_records(kind.as_str(), shared.audit_counts.of(kind));
     }
     shared.metrics.text()
-}
-
-/// A session that began a moment ago, with what is shown only once.
-pub struct Started {
-    /// The session.
-    pub session: Session,
-    /// The password of its proxy credentials.
-    pub secret: SessionSecret,
-    /// What it may use.
-    pub grants: Vec<Grant>,
 }
 
 /// The gateway's routes: those of the services that are known, and over them those that are set.

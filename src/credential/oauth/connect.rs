@@ -11,9 +11,9 @@ use serde::Deserialize;
 use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
+use super::client::{Client, Form, post_form, refresh_document};
 use super::issued::decoded;
 use super::jwt::JwtError;
-use super::recipe::{Client, Form, post_form, refresh_document};
 use crate::credential::form::Text;
 use crate::model::TokenEndpoint;
 

@@ -3,7 +3,7 @@
 //!
 //! The stored secret of such a key ([`KeyKind::is_minted`](crate::model::KeyKind::is_minted)) is a document: a client's
 //! secret, a refresh token or a private key. It goes to the key's token endpoint and nowhere else.
-//! [`recipe`] reads the document and makes the request, [`ask`] sends it over the verified upstream
+//! [`recipe`] is what the document says and makes the request, [`ask`] sends it over the verified upstream
 //! client, [`reply`] judges the answer, and [`mints`] holds what was minted: in memory only, bounded,
 //! wiped, one mint at a time for a key.
 //!
@@ -12,7 +12,9 @@
 //! time do it.
 
 pub mod ask;
+mod client;
 pub mod connect;
+mod documents;
 pub mod issued;
 pub mod jwt;
 pub mod mints;
