@@ -123,6 +123,7 @@ pub const SETTINGS: &[Setting] = &[
     maybe!("upstream.proxy_credentials", node.proxy_credentials),
     own!("upstream.no_proxy", node.upstream.egress.direct, |v| list(v, Direct::parse)),
     size!("upstream.proxy_head", node.upstream.proxy_head_bytes),
+    plain!("upstream.interim", node.upstream.interim),
     plain!("upstream.deadlines.resolve", node.upstream.deadlines.resolve),
     plain!("upstream.deadlines.connect", node.upstream.deadlines.connect),
     plain!("upstream.deadlines.tls", node.upstream.deadlines.tls),
@@ -132,6 +133,7 @@ pub const SETTINGS: &[Setting] = &[
     plain!("upstream.pool.max_idle", node.upstream.pool.max_idle),
     plain!("upstream.pool.idle", node.upstream.pool.idle),
     plain!("upstream.pool.lifetime", node.upstream.pool.lifetime),
+    plain!("upstream.pool.streams", node.upstream.pool.streams),
     own!("gateway.routes", node.routes, |v| map(v, |name, base| {
         let fits = name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
         if name.is_empty() || !fits {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
 use foldhash::quality::RandomState;
-use prometheus::IntGauge;
+use prometheus::{IntCounter, IntGauge};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -107,8 +107,8 @@ pub struct Core {
     pub load: Arc<AtomicUsize>,
     /// How long this core's exchanges take.
     pub timed: Timed,
-    /// What this core added to the gauges of upstream connections, and the gauges.
-    upstream_gauge: UpstreamGauge,
+    /// What this core added to the metrics of upstream connections, and those.
+    of_upstream: OfUpstream,
     bound: RefCell<HashMap<(Scheme, Authority), Rc<Bound>, RandomState>>,
     /// The policies and the generation of the keys that were in force at the last tick.
     in_force: Cell<([u8; 32], u64)>,
@@ -167,7 +167,7 @@ impl Core {
         }
         Self {
             timed: Timed::new(&shared.metrics),
-            upstream_gauge: UpstreamGauge::new(&shared.metrics),
+            of_upstream: OfUpstream::new(&shared.metrics),
             shared,
             audit,
             upstream,
@@ -320,7 +320,7 @@ impl Core {
             self.running.changed();
         }
         self.upstream.reap();
-        self.upstream_gauge.set(self.upstream.connections());
+        self.of_upstream.set(&self.upstream);
         self.timed.flush();
         if let Err(why) = self.audit.flush() {
             tracing::error!(error = %why, "audit records can't be written; no key is used until they can");
@@ -328,10 +328,12 @@ impl Core {
     }
 }
 
-/// This core's share of the gauges of upstream connections.
-struct UpstreamGauge {
+/// This core's share of the metrics of upstream connections.
+struct OfUpstream {
     idle: Share,
     active: Share,
+    interim: IntCounter,
+    interim_seen: Cell<u64>,
 }
 
 struct Share {
@@ -346,16 +348,20 @@ impl Share {
     }
 }
 
-impl UpstreamGauge {
+impl OfUpstream {
     fn new(metrics: &Metrics) -> Self {
         let (idle, active) = metrics.upstream_connections();
         let share = |gauge| Share { gauge, mine: Cell::new(0) };
-        Self { idle: share(idle), active: share(active) }
+        let interim = metrics.upstream_interim();
+        Self { idle: share(idle), active: share(active), interim, interim_seen: Cell::new(0) }
     }
 
-    fn set(&self, (idle, active): (usize, usize)) {
+    fn set(&self, upstream: &Upstream) {
+        let (idle, active) = upstream.connections();
         self.idle.set(idle);
         self.active.set(active);
+        let seen = upstream.interim();
+        self.interim.inc_by(seen.saturating_sub(self.interim_seen.replace(seen)));
     }
 }
 

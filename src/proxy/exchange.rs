@@ -5,8 +5,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::header::{PROXY_AUTHORIZATION, RANGE};
-use http::{HeaderName, HeaderValue, Request, Response, Version};
+use http::header::{CONTENT_TYPE, PROXY_AUTHORIZATION, RANGE};
+use http::{HeaderName, HeaderValue, Method, Request, Response, Version};
 use hyper::body::Incoming;
 
 use super::account::Account;
@@ -37,16 +37,26 @@ pub async fn serve(core: Rc<Core>, tunnel: Rc<Tunnel>, mut request: Request<Inco
     let began = Moment::now(&*core.shared.clock);
     let exchange = core.exchange_id_at(began.time());
     let asked = websocket::handshake::read(&mut request);
+    let grpc = is_grpc(&request);
     let account = Account::open(Rc::clone(&core), Rc::clone(&tunnel), exchange, request.method().clone(), began);
     match run(&core, &tunnel, exchange, request, asked, account).await {
         Ok(response) => response,
         Err((rejection, mut account)) => {
             core.refused(exchange, &tunnel, account.authority(), account.asker(), &rejection);
-            let response = rejection.response(exchange);
-            account.close(response.status().as_u16(), Some(&rejection));
-            response.map(|body| Reply::Own(Some(body)))
+            account.close(rejection.status(), Some(&rejection));
+            match grpc {
+                true => rejection.in_grpc(exchange).map(|_| Reply::Own(None)),
+                false => rejection.response(exchange).map(|body| Reply::Own(Some(body))),
+            }
         }
     }
+}
+
+/// Whether the request is a gRPC call, which reads refusals in words of its own.
+fn is_grpc(request: &Request<Incoming>) -> bool {
+    request.version() == Version::HTTP_2
+        && request.method() == Method::POST
+        && request.headers().get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
 }
 
 type Refused = (Rejection, Box<Account>);

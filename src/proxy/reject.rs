@@ -299,6 +299,12 @@ impl Rejection {
         Self { code, detail: detail.into() }
     }
 
+    /// The status that the agent gets.
+    #[must_use]
+    pub const fn status(&self) -> u16 {
+        self.code.row().0
+    }
+
     /// The reply that the agent gets (RFC 9457 problem details).
     #[must_use]
     pub fn response(&self, exchange: ExchangeId) -> Response<Bytes> {
@@ -332,6 +338,39 @@ impl Rejection {
         };
         if let Some(wait) = wait {
             headers.insert(RETRY_AFTER, HeaderValue::from_static(wait));
+        }
+        response
+    }
+
+    /// The same for a gRPC call: status and words stand where its clients look for them (a reply of
+    /// "Trailers-Only" in gRPC's "PROTOCOL-HTTP2.md"), and `Sallyport-Error` beside them.
+    #[must_use]
+    pub fn in_grpc(&self, exchange: ExchangeId) -> Response<Bytes> {
+        let (status, code, _, title, hint) = self.code.row();
+        let grpc = match status {
+            401 | 407 => "16",
+            403 => "7",
+            413 | 414 | 429 | 431 => "8",
+            502..=504 => "14",
+            500 => "13",
+            _ => "3",
+        };
+        let mut response = self.response(exchange).map(|_| Bytes::new());
+        *response.status_mut() = StatusCode::OK;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert("grpc-status", HeaderValue::from_static(grpc));
+        let words = format!("{code}: {title}: {}. {hint}", self.detail);
+        // Percent-encoded but for what is printable and no percent sign.
+        let mut message = String::with_capacity(words.len());
+        for byte in words.bytes() {
+            match byte {
+                b' '..=b'~' if byte != b'%' => message.push(char::from(byte)),
+                _ => message.push_str(&format!("%{byte:02X}")),
+            }
+        }
+        if let Ok(message) = HeaderValue::try_from(message) {
+            headers.insert("grpc-message", message);
         }
         response
     }

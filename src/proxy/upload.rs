@@ -44,6 +44,14 @@ impl Upload {
     }
 }
 
+impl Upload {
+    /// The agent reset its request, was lost or stands still: over HTTP/2 the upstream is told CANCEL.
+    fn broken_off(&self) -> BodyError {
+        self.counted.broken.set(true);
+        Box::new(h2::Error::from(h2::Reason::CANCEL))
+    }
+}
+
 impl Body for Upload {
     type Data = Bytes;
     type Error = BodyError;
@@ -60,19 +68,15 @@ impl Body for Upload {
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(Some(Err(why))) => {
-                self.counted.broken.set(true);
-                Poll::Ready(Some(Err(why.into())))
-            }
+            Poll::Ready(Some(Err(_))) => Poll::Ready(Some(Err(self.broken_off()))),
             Poll::Ready(None) if self.marked && !self.inner.is_end_stream() => {
-                self.counted.broken.set(true);
-                Poll::Ready(Some(Err("the agent broke off its request".into())))
+                Poll::Ready(Some(Err(self.broken_off())))
             }
             Poll::Ready(None) => Poll::Ready(None),
-            Poll::Pending => self.idle.poll(cx).map(|()| {
-                self.counted.broken.set(true);
-                Some(Err("the agent sent nothing for too long".into()))
-            }),
+            Poll::Pending => match self.idle.poll(cx) {
+                Poll::Ready(()) => Poll::Ready(Some(Err(self.broken_off()))),
+                Poll::Pending => Poll::Pending,
+            },
         }
     }
 

@@ -28,6 +28,7 @@ pub(super) struct NodeMetrics {
     leaf_misses: IntCounter,
     upstream_connections: IntGaugeVec,
     upstream_errors: IntCounterVec,
+    upstream_interim: IntCounter,
     holds: IntGauge,
     pub(super) vault_open: Histogram,
     pub(super) overhead: HistogramVec,
@@ -79,6 +80,10 @@ impl NodeMetrics {
                 "Requests that failed on the upstream's side, by code.",
                 &["code"],
             )?,
+            upstream_interim: IntCounter::new(
+                "sallyport_upstream_interim_total",
+                "Interim replies (1xx) of upstreams over HTTP/1.1, none of which is passed on.",
+            )?,
             holds: IntGauge::new("sallyport_holds", "Exchanges that wait for a person's approval.")?,
             vault_open: Histogram::with_opts(short(
                 "sallyport_vault_open_seconds",
@@ -116,6 +121,7 @@ impl NodeMetrics {
             Box::new(self.leaf_misses.clone()),
             Box::new(self.upstream_connections.clone()),
             Box::new(self.upstream_errors.clone()),
+            Box::new(self.upstream_interim.clone()),
             Box::new(self.holds.clone()),
             Box::new(self.vault_open.clone()),
             Box::new(self.overhead.clone()),
@@ -179,6 +185,12 @@ impl Metrics {
     pub fn upstream_connections(&self) -> (IntGauge, IntGauge) {
         let of = |state| self.node.upstream_connections.with_label_values(&[state]);
         (of("idle"), of("active"))
+    }
+
+    /// The counter of upstreams' interim replies, which all cores share.
+    #[must_use]
+    pub fn upstream_interim(&self) -> IntCounter {
+        self.node.upstream_interim.clone()
     }
 
     /// So many records of a kind were written since the start.

@@ -8,9 +8,11 @@ pub mod address;
 mod alarm;
 mod connect;
 pub mod egress;
+mod interim;
 mod lenient;
 mod pool;
 mod reply;
+mod shared;
 mod stream;
 mod through;
 mod upgrade;
@@ -56,6 +58,8 @@ pub struct Settings {
     pub egress: egress::Egress,
     /// The longest head with which a proxy on the way out may answer, in bytes. Default: 16 KiB.
     pub proxy_head_bytes: usize,
+    /// The most interim replies (1xx) before a reply over HTTP/1.1. Default: 100.
+    pub interim: u32,
     /// Our own listeners, which are never dialled.
     pub own_addresses: Vec<SocketAddr>,
     /// How long each wait may take.
@@ -71,6 +75,7 @@ impl Default for Settings {
             allow_private: Vec::new(),
             egress: egress::Egress::default(),
             proxy_head_bytes: 16 * 1024,
+            interim: 100,
             own_addresses: Vec::new(),
             deadlines: Deadlines::default(),
             pool: Pool::default(),
@@ -118,11 +123,14 @@ pub struct Pool {
     pub idle: Duration,
     /// How old a connection may get before it is used no more. Default: 600 s.
     pub lifetime: Duration,
+    /// How many exchanges may share one HTTP/2 connection; more get another. Default: 64, since servers
+    /// take 100 or more. Each may have 1 MiB of its reply unread.
+    pub streams: u32,
 }
 
 impl Default for Pool {
     fn default() -> Self {
-        Self { max_idle: 128, idle: Duration::from_secs(60), lifetime: Duration::from_secs(600) }
+        Self { max_idle: 128, idle: Duration::from_secs(60), lifetime: Duration::from_secs(600), streams: 64 }
     }
 }
 
@@ -192,6 +200,12 @@ pub enum Error {
         /// Whether some of the request may have left.
         written: bool,
     },
+    /// It reset the reply's stream. The source is what that means one hop further.
+    #[error("the upstream broke off its reply")]
+    Reset(#[source] h2::Error),
+    /// It sent more interim replies (1xx) than it may.
+    #[error("the upstream sent more interim replies (1xx) than `upstream.interim` before its reply")]
+    Interim,
     /// The reply can't be read.
     #[error("the upstream's reply can't be read")]
     Http,

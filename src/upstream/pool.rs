@@ -11,15 +11,17 @@ use http::header::{CONTENT_LENGTH, COOKIE, PROXY_AUTHORIZATION, TRANSFER_ENCODIN
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
-use hyper::client::conn::{http1, http2};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
 
 use super::RequestBody;
 use super::alarm::Alarm;
 use super::connect::{self, Purpose, Tls};
 use super::egress::{Credentials, Proxy, Speaks};
+use super::interim::{Interim, Watched};
 use super::lenient::Lenient;
 use super::reply::{Back, End, ReplyBody};
+use super::shared::{Http2, Shared};
 use super::stream::Stream;
 use super::upgrade::{Alone, Io};
 use super::{Error, Protocol, Settings, Stage, through};
@@ -33,6 +35,8 @@ pub(super) struct Inner {
     tls: Tls,
     pools: RefCell<HashMap<Place, Pool, RandomState>>,
     open: Rc<Cell<usize>>,
+    /// How many interim replies came.
+    interim: Rc<Cell<u64>>,
     /// The time as of the core's last tick: near enough for how long a connection is idle.
     ticked: Cell<Instant>,
 }
@@ -48,21 +52,27 @@ pub(super) struct Place {
 #[derive(Default)]
 struct Pool {
     idle: Vec<Idle>,
-    shared: Option<(http2::SendRequest<RequestBody>, Instant)>,
+    shared: Vec<Shared>,
     only_h2: bool,
 }
 
 /// A connection that waits for its next request.
 struct Idle {
-    sender: http1::SendRequest<RequestBody>,
+    sender: Http1,
     born: Instant,
     since: Instant,
     alarm: Alarm,
 }
 
+/// An HTTP/1.1 connection.
+pub(super) struct Http1 {
+    sender: http1::SendRequest<RequestBody>,
+    interim: Rc<Interim>,
+}
+
 enum Sender {
-    Http1(http1::SendRequest<RequestBody>),
-    Http2(http2::SendRequest<RequestBody>),
+    Http1(Http1),
+    Http2(Http2),
     /// HTTP/1.1, for a request that asks to switch protocols.
     Alone(Alone),
 }
@@ -84,15 +94,6 @@ pub enum Checkout<'a> {
     New(Pin<Box<dyn Future<Output = Result<Connection, Error>> + 'a>>),
 }
 
-#[derive(Clone, Copy)]
-struct LocalExecutor;
-
-impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExecutor {
-    fn execute(&self, future: F) {
-        tokio::task::spawn_local(future);
-    }
-}
-
 impl Upstream {
     /// An empty pool with these settings.
     #[must_use]
@@ -102,6 +103,7 @@ impl Upstream {
             tls,
             pools: RefCell::default(),
             open: Rc::default(),
+            interim: Rc::default(),
             ticked: Cell::new(Instant::now()),
         }))
     }
@@ -155,7 +157,8 @@ impl Upstream {
                 Box::pin(connect::tls(settings, &inner.tls, &place.authority, stream, Protocol::Http1).await?)
             }
         };
-        let sender = Sender::Alone(Alone { stream, open: Open::new(&inner.open) });
+        let interim = Interim::new(settings.interim, &inner.interim);
+        let sender = Sender::Alone(Alone { stream, interim, open: Open::new(&inner.open) });
         Ok(Connection { sender, place, born, home: Rc::downgrade(&self.0), alarm: Alarm::default() })
     }
 
@@ -167,7 +170,7 @@ impl Upstream {
         let purpose = if clear { Purpose::ClearRequests } else { Purpose::Stream };
         let stream = connect::reach(settings, &inner.tls, &place.authority, purpose).await?;
         if clear {
-            let sender = http1_handshake(Lenient::new(stream), &inner.open).await?;
+            let sender = http1_handshake(Lenient::new(stream), inner).await?;
             return Ok(Connection { sender, place, born, home, alarm: Alarm::default() });
         }
         let want = if inner.only_h2(&place) { Protocol::Http2 } else { want };
@@ -181,11 +184,18 @@ impl Upstream {
         };
         let sender = match stream.get_ref().1.alpn_protocol() {
             Some(b"h2") => {
-                let sender = http2_handshake(stream, &inner.open).await?;
-                inner.pools.borrow_mut().entry(place.clone()).or_default().shared = Some((sender.clone(), born));
+                let streams = settings.pool.streams;
+                let fresh = Shared::open(stream, streams, born, Open::new(&inner.open)).await?;
+                let sender = fresh.share();
+                let mut pools = inner.pools.borrow_mut();
+                let of = &mut pools.entry(place.clone()).or_default().shared;
+                // Of several that were dialled at once, one is enough for whatever comes next.
+                if !of.iter().any(|s| s.is_good(born, settings.pool.lifetime) && s.has_room(streams)) {
+                    of.push(fresh);
+                }
                 Sender::Http2(sender)
             }
-            _ => http1_handshake(stream, &inner.open).await?,
+            _ => http1_handshake(stream, inner).await?,
         };
         Ok(Connection { sender, place, born, home, alarm: Alarm::default() })
     }
@@ -199,13 +209,20 @@ impl Upstream {
             of.idle.retain_mut(|idle| {
                 now.saturating_duration_since(idle.since) < pool.idle
                     && now.saturating_duration_since(idle.born) < pool.lifetime
-                    && !idle.sender.is_closed()
+                    && !idle.sender.sender.is_closed()
             });
-            if of.shared.as_ref().is_some_and(|(s, born)| s.is_closed() || now.duration_since(*born) >= pool.lifetime) {
-                of.shared = None;
-            }
+            let mut spare = false;
+            of.shared.retain(|shared| {
+                shared.is_good(now, pool.lifetime) && !(shared.is_idle() && std::mem::replace(&mut spare, true))
+            });
         }
-        pools.retain(|_, of| !of.idle.is_empty() || of.shared.is_some() || of.only_h2);
+        pools.retain(|_, of| !of.idle.is_empty() || !of.shared.is_empty() || of.only_h2);
+    }
+
+    /// How many interim replies (1xx) came over HTTP/1.1. None was passed on.
+    #[must_use]
+    pub fn interim(&self) -> u64 {
+        self.0.interim.get()
     }
 
     /// How many connections are held idle, and how many are in use. One that is shared among requests
@@ -234,13 +251,14 @@ impl Inner {
         let mut pools = self.pools.borrow_mut();
         let of = pools.get_mut(place)?;
         let life = |born: &Instant| now.saturating_duration_since(*born) < self.settings.pool.lifetime;
+        let pool = &self.settings.pool;
         if (want != Protocol::Http1 || of.only_h2)
-            && let Some((sender, born)) = of.shared.as_ref().filter(|(s, born)| !s.is_closed() && life(born))
+            && let Some(shared) = of.shared.iter().find(|s| s.is_good(now, pool.lifetime) && s.has_room(pool.streams))
         {
-            return Some((Sender::Http2(sender.clone()), *born, Alarm::default()));
+            return Some((Sender::Http2(shared.share()), shared.born(), Alarm::default()));
         }
         while let Some(Idle { sender, born, alarm, .. }) = of.idle.pop() {
-            if life(&born) && sender.is_ready() {
+            if life(&born) && sender.sender.is_ready() {
                 return Some((Sender::Http1(sender), born, alarm));
             }
         }
@@ -249,7 +267,7 @@ impl Inner {
 
     pub(super) fn give_back(&self, back: Back, alarm: Alarm) {
         let Back { sender, place, born, .. } = back;
-        if sender.is_closed() {
+        if sender.sender.is_closed() {
             return;
         }
         let mut pools = self.pools.borrow_mut();
@@ -276,42 +294,23 @@ impl Drop for Open {
     }
 }
 
-async fn http1_handshake<S>(stream: S, all: &Rc<Cell<usize>>) -> Result<Sender, Error>
+async fn http1_handshake<S>(stream: S, inner: &Inner) -> Result<Sender, Error>
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + 'static,
 {
+    let interim = Interim::new(inner.settings.interim, &inner.interim);
     let (sender, connection) = http1::Builder::new()
         .max_buf_size(256 * 1024)
         .max_headers(256)
-        .handshake(TokioIo::new(stream))
+        .handshake(TokioIo::new(Watched::new(stream, Rc::clone(&interim))))
         .await
         .map_err(|_| Error::Closed { written: false })?;
-    let open = Open::new(all);
+    let open = Open::new(&inner.open);
     tokio::task::spawn_local(async move {
         let _open = open;
         let _ = connection.await;
     });
-    Ok(Sender::Http1(sender))
-}
-
-async fn http2_handshake<S>(stream: S, all: &Rc<Cell<usize>>) -> Result<http2::SendRequest<RequestBody>, Error>
-where
-    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + 'static,
-{
-    let (sender, connection) = http2::Builder::new(LocalExecutor)
-        .timer(TokioTimer::new())
-        .max_header_list_size(256 * 1024)
-        .initial_stream_window_size(1 << 20)
-        .initial_connection_window_size(4 << 20)
-        .handshake(TokioIo::new(stream))
-        .await
-        .map_err(|_| Error::Closed { written: false })?;
-    let open = Open::new(all);
-    tokio::task::spawn_local(async move {
-        let _open = open;
-        let _ = connection.await;
-    });
-    Ok(sender)
+    Ok(Sender::Http1(Http1 { sender, interim }))
 }
 
 impl Connection {
@@ -331,7 +330,7 @@ impl Connection {
         drop(inner);
         match self.sender {
             Sender::Http1(mut sender) => {
-                if sender.ready().await.is_err() {
+                if sender.sender.ready().await.is_err() {
                     return Err((Error::Closed { written: false }, Some(request)));
                 }
                 join_cookies(request.headers_mut());
@@ -340,9 +339,12 @@ impl Connection {
                 if let Some(credentials) = asked {
                     ask_proxy(&mut request, &place, credentials.as_ref());
                 }
-                let reply = alarm.limit(limit, pin!(sender.try_send_request(request))).await;
-                let response = settled(reply)
-                    .map_err(|(why, back)| (why, if through_proxy { back.map(unasked) } else { back }))?;
+                sender.interim.expect();
+                let reply = alarm.limit(limit, pin!(sender.sender.try_send_request(request))).await;
+                let response = settled(reply).map_err(|(why, back)| match sender.interim.too_many() {
+                    true => (Error::Interim, None),
+                    false => (why, if through_proxy { back.map(unasked) } else { back }),
+                })?;
                 if through_proxy && response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
                     return Err((through::refused(407), None));
                 }
@@ -361,7 +363,7 @@ impl Connection {
                 let end = switched.map_or(End::Framed(None), End::Switched);
                 Ok(response.map(|body| ReplyBody::new(body, end, idle, alarm)))
             }
-            Sender::Http2(mut sender) => {
+            Sender::Http2(Http2 { mut sender, share }) => {
                 let origin = request.uri().clone();
                 *request.uri_mut() = with_authority(&place, &origin);
                 *request.version_mut() = Version::HTTP_2;
@@ -370,7 +372,9 @@ impl Connection {
                     return Err((Error::Closed { written: false }, Some(at_origin(request, origin))));
                 }
                 match settled(alarm.limit(limit, pin!(sender.try_send_request(request))).await) {
-                    Ok(response) => Ok(response.map(|body| ReplyBody::new(body, End::Marked, idle, alarm))),
+                    Ok(response) => {
+                        Ok(response.map(|body| ReplyBody::new(body, End::Marked { _share: share }, idle, alarm)))
+                    }
                     Err((why, back)) => Err((why, back.map(|request| at_origin(request, origin)))),
                 }
             }

@@ -8,16 +8,16 @@ use std::time::Instant;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use hyper::client::conn::http1;
 
 use super::alarm::Alarm;
-use super::pool::{Inner, Place};
+use super::pool::{Http1, Inner, Place};
+use super::shared::Share;
 use super::upgrade::Switched;
-use super::{Error, RequestBody, Stage};
+use super::{Error, Stage};
 
 /// What goes back to the pool.
 pub(super) struct Back {
-    pub sender: http1::SendRequest<RequestBody>,
+    pub sender: Http1,
     pub place: Place,
     pub born: Instant,
     pub home: Weak<Inner>,
@@ -30,8 +30,8 @@ pub(super) enum End {
     /// With its head: the connection became another protocol.
     Switched(Switched),
     /// HTTP/2: by END_STREAM, and by nothing else: hyper also ends a body where its stream is lost
-    /// without an error.
-    Marked,
+    /// without an error. The connection is shared until then.
+    Marked { _share: Share },
 }
 
 /// A reply's body. Its connection goes back to the pool at the clean end.
@@ -74,14 +74,27 @@ impl ReplyBody {
     }
 }
 
+/// What broke a reply off. Of a reset's code (RFC 9113 section 7) only what is true of the next hop too
+/// goes on; what was wrong between us and the upstream is none of the agent's doing.
+fn broken(why: &hyper::Error) -> Error {
+    let source = std::error::Error::source(why).and_then(|source| source.downcast_ref::<h2::Error>());
+    match source.filter(|source| source.is_reset()).and_then(h2::Error::reason) {
+        Some(h2::Reason::CANCEL | h2::Reason::NO_ERROR) => Error::Reset(h2::Reason::CANCEL.into()),
+        Some(h2::Reason::ENHANCE_YOUR_CALM) => Error::Reset(h2::Reason::ENHANCE_YOUR_CALM.into()),
+        Some(_) => Error::Reset(h2::Reason::INTERNAL_ERROR.into()),
+        None => Error::Closed { written: true },
+    }
+}
+
 impl Body for ReplyBody {
     type Data = Bytes;
     type Error = Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         match Pin::new(&mut self.inner).poll_frame(cx) {
-            Poll::Ready(None) if matches!(self.end, End::Marked) && !self.inner.is_end_stream() => {
-                Poll::Ready(Some(Err(Error::Closed { written: true })))
+            // hyper takes a reset with NO_ERROR for an end.
+            Poll::Ready(None) if matches!(self.end, End::Marked { .. }) && !self.inner.is_end_stream() => {
+                Poll::Ready(Some(Err(Error::Reset(h2::Reason::CANCEL.into()))))
             }
             Poll::Ready(None) => {
                 self.ended();
@@ -94,9 +107,9 @@ impl Body for ReplyBody {
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(Some(Err(_))) => {
+            Poll::Ready(Some(Err(why))) => {
                 self.end = End::Framed(None);
-                Poll::Ready(Some(Err(Error::Closed { written: true })))
+                Poll::Ready(Some(Err(broken(&why))))
             }
             Poll::Pending => {
                 if !std::mem::replace(&mut self.waiting, true) {

@@ -5,6 +5,7 @@
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
+use std::rc::Rc;
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
@@ -14,6 +15,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::alarm::Alarm;
+use super::interim::{Interim, Watched};
 use super::pool::Open;
 use super::{Error, RequestBody, Stage};
 
@@ -34,6 +36,7 @@ pub struct Switched {
 /// A connection that was dialled for one request.
 pub(super) struct Alone {
     pub stream: Pin<Box<dyn Io>>,
+    pub interim: Rc<Interim>,
     pub open: Open,
 }
 
@@ -48,9 +51,10 @@ impl Alone {
         let (mut sender, mut connection) = http1::Builder::new()
             .max_buf_size(256 * 1024)
             .max_headers(256)
-            .handshake(TokioIo::new(self.stream))
+            .handshake(TokioIo::new(Watched::new(self.stream, Rc::clone(&self.interim))))
             .await
             .map_err(|_| Error::Closed { written: false })?;
+        self.interim.expect();
         let mut over = false;
         let exchanged = async {
             let mut sending = pin!(sender.send_request(request));
@@ -66,13 +70,14 @@ impl Alone {
         };
         let response = match alarm.limit(limit, pin!(exchanged)).await {
             None => return Err(Error::Timeout(Stage::Headers)),
+            Some(Err(_)) if self.interim.too_many() => return Err(Error::Interim),
             Some(Err(why)) if why.is_parse() => return Err(Error::Http),
             Some(Err(_)) => return Err(Error::Closed { written: true }),
             Some(Ok(response)) => response,
         };
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             let parts = connection.into_parts();
-            let stream = parts.io.into_inner();
+            let stream = parts.io.into_inner().into_inner();
             return Ok((response, Some(Switched { stream, first: parts.read_buf, _open: self.open })));
         }
         if !over {

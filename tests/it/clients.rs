@@ -3,6 +3,8 @@
 //!
 //! They need the folders that `tests/run` fills, so they run only from there.
 
+mod grpc;
+
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;

@@ -7,6 +7,7 @@ mod credentials;
 mod demo;
 mod floors;
 mod gateway;
+mod http2;
 mod promises;
 mod providers;
 mod slots;

@@ -107,3 +107,35 @@ pub async fn until(raw: &mut Raw, fits: impl Fn(&Frame) -> bool) -> Option<Frame
         }
     }
 }
+
+/// The block of a reply's head with nothing but `:status: 200` (RFC 7541, appendix A).
+pub const STATUS_200: &[u8] = &[0x88];
+
+/// Serves as an upstream: past the preface, and with empty settings said.
+pub async fn accept(raw: &mut Raw) {
+    assert_eq!(raw.exactly(PREFACE.len()).await, PREFACE);
+    raw.send(frame(SETTINGS, 0, 0, &[])).await;
+}
+
+/// The stream of the next request.
+pub async fn asked(raw: &mut Raw) -> Option<u32> {
+    until(raw, |f| f.kind == HEADERS).await.map(|f| f.stream)
+}
+
+/// The error codes of RFC 9113 section 7 that tests name.
+pub const NO_ERROR: u32 = 0;
+pub const PROTOCOL_ERROR: u32 = 1;
+pub const INTERNAL_ERROR: u32 = 2;
+pub const REFUSED_STREAM: u32 = 7;
+pub const CANCEL: u32 = 8;
+pub const ENHANCE_YOUR_CALM: u32 = 11;
+
+/// A stream's reset.
+pub fn reset(stream: u32, error: u32) -> Vec<u8> {
+    frame(RST_STREAM, 0, stream, &error.to_be_bytes())
+}
+
+/// Says that no stream beyond the last is served.
+pub fn go_away(last: u32, error: u32) -> Vec<u8> {
+    frame(GOAWAY, 0, 0, &[last.to_be_bytes(), error.to_be_bytes()].concat())
+}

@@ -233,6 +233,11 @@ impl Upstream {
         Self::script(setup, Arc::new(move |stream, _| Box::pin(serve(stream, Arc::clone(&answer))))).await
     }
 
+    /// One that runs elsewhere, so that nothing is known of what it receives.
+    pub fn elsewhere(addr: SocketAddr, ca_pem: String) -> Self {
+        Self { addr, ca_pem, received: Arc::default(), connections: Arc::default() }
+    }
+
     /// Everything received so far.
     pub fn received(&self) -> Vec<Received> {
         self.received.lock().expect("not poisoned").clone()
@@ -301,6 +306,21 @@ async fn serve(
 
 /// A server's configuration, and the root that it has to be trusted by.
 pub fn tls(setup: &Setup) -> (Arc<ServerConfig>, String) {
+    let (leaf, key, ca_pem) = certificate(setup);
+    let chain = vec![CertificateDer::from(leaf.der().to_vec())];
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let mut config = ServerConfig::builder_with_provider(sallyport::tls::provider())
+        .with_protocol_versions(&setup.versions)
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .expect("a certificate that fits its key");
+    config.alpn_protocols = setup.alpn.iter().map(|p| p.as_bytes().to_vec()).collect();
+    (Arc::new(config), ca_pem)
+}
+
+/// A server's certificate, its key, and the root that it has to be trusted by.
+pub fn certificate(setup: &Setup) -> (rcgen::Certificate, KeyPair, String) {
     let now = time::OffsetDateTime::now_utc();
     let day = time::Duration::days(1);
     let mut params = CertificateParams::new(vec![]).expect("parameters");
@@ -326,14 +346,5 @@ pub fn tls(setup: &Setup) -> (Arc<ServerConfig>, String) {
         Certificate::UnknownAuthority => leaf.signed_by(&key, &authority()),
         _ => leaf.signed_by(&key, &trusted),
     };
-    let chain = vec![CertificateDer::from(signed.expect("a certificate").der().to_vec())];
-    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-    let mut config = ServerConfig::builder_with_provider(sallyport::tls::provider())
-        .with_protocol_versions(&setup.versions)
-        .expect("versions")
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .expect("a certificate that fits its key");
-    config.alpn_protocols = setup.alpn.iter().map(|p| p.as_bytes().to_vec()).collect();
-    (Arc::new(config), trusted.pem())
+    (signed.expect("a certificate"), key, trusted.pem())
 }
