@@ -202,6 +202,7 @@ impl Live {
                 org: OrgId::DEFAULT,
                 session,
                 grant,
+                root: None,
                 hash,
                 shape: TokenShape::default(),
                 standing: Standing::Active,

@@ -29,6 +29,8 @@ pub(super) struct View {
     session: String,
     /// The name of the key that it stands for; null once that is deleted.
     key: Option<String>,
+    /// The id of the token with which it ends, if it answered an agent's call of a token endpoint.
+    root: Option<String>,
     /// `active`, `expired` or `revoked`.
     state: &'static str,
     #[schema(format = DateTime)]
@@ -47,6 +49,9 @@ impl View {
         if view.state == "active" {
             view.state = of.session.as_ref().map_or("revoked", |s| state(&s.standing, s.expires_at, now));
         }
+        if view.state == "active" && token.root.is_some() {
+            view.state = of.root.as_ref().map_or("revoked", |t| state(&t.standing, t.expires_at, now));
+        }
         view
     }
 
@@ -59,6 +64,7 @@ impl View {
             id: token.id.to_string(),
             session: token.session.to_string(),
             key: key.map(Name::to_string),
+            root: token.root.map(|root| root.to_string()),
             state: state(&token.standing, token.expires_at, now),
             revoked_at,
             revoked_by,
@@ -72,6 +78,7 @@ impl View {
 struct Behind {
     session: Option<Session>,
     key: Option<Name>,
+    root: Option<Token>,
 }
 
 impl Behind {
@@ -82,7 +89,11 @@ impl Behind {
             Some(grant) => admin.store.get(token.org, grant.key).await?,
             None => None,
         };
-        Ok(Self { session, key: key.map(|key| key.name) })
+        let root = match token.root {
+            Some(root) => admin.store.get(token.org, root).await?,
+            None => None,
+        };
+        Ok(Self { session, key: key.map(|key| key.name), root })
     }
 }
 
@@ -170,6 +181,7 @@ pub(super) async fn mint(
         org,
         session: session.id,
         grant: grant.id,
+        root: None,
         hash: value.hash(),
         shape: key.shape.clone(),
         standing: Standing::Active,
@@ -215,7 +227,7 @@ pub(super) async fn list(
     let next = (all.len() == most as usize).then(|| all.last().map(|t| t.id.to_string())).flatten();
     let (mut items, mut behind) = (Vec::with_capacity(all.len()), HashMap::new());
     for token in &all {
-        let of = match behind.entry(token.grant) {
+        let of = match behind.entry((token.grant, token.root)) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(place) => place.insert(Behind::of(&admin, token).await?),
         };
@@ -243,7 +255,7 @@ pub(super) async fn show(
 
 /// Revoke a proxy token
 ///
-/// Exchanges that run with it are aborted.
+/// Exchanges that run with it are aborted. What an agent got for it at a token endpoint ends with it.
 #[utoipa::path(delete, operation_id = "tokens_revoke", path = "/api/v1/mcp/proxy-tokens/{id}", tag = "proxy tokens", params(("id" = String, Path, description = "id")),
     responses((status = 200, description = "Done", body = View), (status = "4XX", description = "Refused, and why", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn revoke(

@@ -74,11 +74,17 @@ impl Live {
             self.registry.put_session(&session);
         })
         .await?;
+        // Behind those with which they end.
+        let mut issued = Vec::new();
         self.each(|token: Token| {
             kept.tokens.insert(token.id);
-            self.registry.put_token(&token);
+            match token.root {
+                None => self.registry.put_token(&token),
+                Some(_) => issued.push(token),
+            }
         })
         .await?;
+        issued.iter().for_each(|token| self.registry.put_token(token));
         Ok(kept)
     }
 

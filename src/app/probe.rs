@@ -63,6 +63,7 @@ impl Prober {
             org: key.org,
             session: session.id,
             grant: grant.id,
+            root: None,
             hash: value.hash(),
             shape: key.shape.clone(),
             standing: Standing::Active,

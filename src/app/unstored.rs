@@ -170,6 +170,7 @@ impl Node {
             org: OrgId::DEFAULT,
             session: started.session.id,
             grant: grant.id,
+            root: None,
             hash: value.hash(),
             shape: key.shape.clone(),
             standing: Standing::Active,

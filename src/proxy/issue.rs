@@ -213,7 +213,8 @@ fn decided(core: &Core, cause: &Cause, key: &Key) -> Result<(Permit, [u8; 32]), 
 async fn fresh(core: &Core, token: &LiveToken, key: &Key) -> Result<(ProxyToken, u64), Rejection> {
     let (shared, now) = (&core.shared, core.shared.clock.now());
     let session: &LiveSession = &token.session;
-    let until = now.plus(shared.mints.settings().issued_lifetime).min(session.ends_at());
+    // It is no better than the one that was shown.
+    let until = now.plus(shared.mints.settings().issued_lifetime).min(token.ends_at());
     if !shared.mints.issue(session.id, until) {
         let most = shared.mints.settings().issued;
         let why =
@@ -224,7 +225,7 @@ async fn fresh(core: &Core, token: &LiveToken, key: &Key) -> Result<(ProxyToken,
         .map_err(|_| Rejection::new(Code::Internal, "the system's random source failed"))?;
     let grant = session.grant_of(key.id);
     let grant = grant.ok_or_else(|| Rejection::new(Code::TokenRevoked, "the session may no longer use the key"))?;
-    let record = issued::record(session, grant, key, &value, now, until);
+    let record = issued::record(token, grant, key, &value, now, until);
     shared.rotation.keep_token(record).await.map_err(|why| match why.kind {
         FailureKind::Internal => Rejection::new(Code::StoreUnavailable, why.detail),
         _ => mint::rejection(&why),

@@ -154,6 +154,8 @@ pub struct LiveToken {
     /// The identifier of its key.
     pub key_id: KeyId,
     pub(super) key: Arc<KeyCell>,
+    /// What it ends with, beside all else.
+    pub(super) root: Option<Arc<LiveToken>>,
     pub(super) expires_at: Timestamp,
     pub(super) standing: AtomicU8,
     pub(super) inert: AtomicU32,
@@ -183,6 +185,9 @@ impl LiveToken {
         if now >= self.expires_at {
             return Some(Ended::TokenExpired);
         }
+        if let Some(ended) = self.root.as_ref().and_then(|root| root.ended(now)) {
+            return Some(ended);
+        }
         if !self.session.may_use(self.key_id) {
             return Some(Ended::GrantRevoked);
         }
@@ -193,6 +198,18 @@ impl LiveToken {
     #[must_use]
     pub fn key(&self) -> Option<Arc<Key>> {
         self.key.get()
+    }
+
+    /// The token with which those end that answer calls of a token endpoint in which this one is shown.
+    #[must_use]
+    pub fn root(&self) -> TokenId {
+        self.root.as_ref().map_or(self.id, |root| root.id)
+    }
+
+    /// When it ends by itself.
+    #[must_use]
+    pub fn ends_at(&self) -> Timestamp {
+        self.expires_at.min(self.session.ends_at())
     }
 }
 

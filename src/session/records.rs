@@ -160,6 +160,9 @@ pub struct Token {
     pub session: SessionId,
     /// The grant that it stands for.
     pub grant: GrantId,
+    /// The token that was shown at a token endpoint and got this one as its answer, or got the one that
+    /// did: it ends with that one.
+    pub root: Option<TokenId>,
     /// Hash of its value.
     pub hash: TokenHash,
     /// What stands before and behind it.

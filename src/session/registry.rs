@@ -263,7 +263,7 @@ impl Registry {
         }
     }
 
-    /// Takes over a token, new or changed. Its session and grant have to be here already; a token
+    /// Takes over a token, new or changed. Its session, grant and root have to be here already; a token
     /// that leads nowhere is left out, so it is unknown rather than half known.
     pub fn put_token(&self, token: &Token) {
         let standing = match token.standing {
@@ -277,11 +277,19 @@ impl Registry {
         let Some(session) = self.session(token.session) else { return };
         let key = session.grants.load().iter().find(|(id, _)| *id == token.grant).map(|(_, key)| *key);
         let Some(key_id) = key else { return };
+        let root = match token.root {
+            None => None,
+            Some(id) => match self.token_of(id) {
+                Some(root) => Some(root),
+                None => return,
+            },
+        };
         let live = LiveToken {
             id: token.id,
             session,
             key_id,
             key: self.cell(key_id),
+            root,
             expires_at: token.expires_at,
             standing: AtomicU8::new(standing),
             inert: AtomicU32::new(0),
@@ -322,10 +330,14 @@ impl Registry {
 
     /// Ends a token whose row is gone.
     pub fn drop_token(&self, id: TokenId) {
-        let hash = self.token_ids.get(&id).map(|hash| *hash);
-        if let Some(token) = hash.and_then(|hash| self.token(&hash)) {
+        if let Some(token) = self.token_of(id) {
             token.standing.store(REVOKED, Ordering::Release);
         }
+    }
+
+    fn token_of(&self, id: TokenId) -> Option<Arc<LiveToken>> {
+        let hash = self.token_ids.get(&id).map(|hash| *hash);
+        hash.and_then(|hash| self.token(&hash))
     }
 
     /// Forgets sessions and tokens that ended more than `keep` ago, so that memory follows what is

@@ -372,6 +372,7 @@ impl Record for Token {
         ORG,
         ("session_id", Type::Text),
         ("grant_id", Type::Text),
+        ("root_id", Type::Text),
         ("hash", Type::Bytes),
         ("shape", Type::Text),
         ("revoked_at", Type::Int),
@@ -385,6 +386,7 @@ impl Record for Token {
         vec![
             text(self.session),
             text(self.grant),
+            maybe_text(self.root),
             bytes(self.hash.as_bytes()),
             json(&self.shape),
             at,
@@ -400,6 +402,7 @@ impl Record for Token {
             org: cells.parsed()?,
             session: cells.parsed()?,
             grant: cells.parsed()?,
+            root: cells.maybe_parsed()?,
             hash: cells.hash()?,
             shape: cells.json()?,
             standing: standing(cells.maybe_time()?, cells.maybe_text()?),

@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 
 use super::jwt;
 use crate::model::{GrantId, ProxyToken, Timestamp, TokenId};
-use crate::session::live::LiveSession;
+use crate::session::live::LiveToken;
 use crate::session::records::{Standing, Token};
 use crate::vault::key::Key;
 
@@ -121,10 +121,10 @@ pub(super) fn decoded(text: &[u8]) -> Option<Zeroizing<String>> {
     String::from_utf8(std::mem::take(&mut *out)).ok().map(Zeroizing::new)
 }
 
-/// The record of a proxy token that answers a call.
+/// The record of a proxy token that answers a call in which `shown` was shown.
 #[must_use]
 pub fn record(
-    session: &LiveSession,
+    shown: &LiveToken,
     grant: GrantId,
     key: &Key,
     value: &ProxyToken,
@@ -133,9 +133,10 @@ pub fn record(
 ) -> Token {
     Token {
         id: TokenId::generate(),
-        org: session.org,
-        session: session.id,
+        org: shown.session.org,
+        session: shown.session.id,
         grant,
+        root: Some(shown.root()),
         hash: value.hash(),
         shape: key.shape.clone(),
         standing: Standing::Active,

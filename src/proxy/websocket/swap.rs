@@ -14,6 +14,7 @@ use crate::credential::Credential;
 use crate::model::{Pointer, Secret, Slot, TokenHash};
 use crate::proxy::account::Account;
 use crate::proxy::authorize::{self, Authorized};
+use crate::proxy::bounds;
 use crate::proxy::core::Core;
 use crate::proxy::exchange::fresh;
 use crate::proxy::identify::{Finder, Found, Identified, not_a_slot, part_of_more, with_shape};
@@ -78,6 +79,9 @@ impl Swaps {
         }
         if let Some(found) = found.first() {
             account.of_token(&found.token);
+        }
+        for found in &found {
+            bounds::check(core, &found.token.session, &account.tunnel().from)?;
         }
         self.count(core, found.len())?;
         let started = Instant::now();

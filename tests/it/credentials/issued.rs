@@ -1,16 +1,20 @@
 //! An agent that asks a token endpoint itself gets a proxy token.
 
+use std::time::Duration;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
 use bytes::Bytes;
 use http::Request;
 use http_body_util::Full;
-use sallyport::model::KeyKind;
+use sallyport::model::{KeyKind, ProxyToken, TokenForm, TokenId, TokenShape};
+use sallyport::session::records::{Standing, Token};
 use serde_json::{Value, json};
 
 use super::Computed;
 use super::minted::{
-    SECRET, TOKEN_PATH, access, call, client_credentials, granted, holds_nothing, to_api, to_endpoint, world,
+    SECRET, TOKEN_PATH, access, call, client_credentials, clock, granted, holds_nothing, later, to_api, to_endpoint,
+    world,
 };
 use crate::support::agent::basic;
 use crate::support::world::OTHER;
@@ -116,6 +120,56 @@ async fn calls_that_show_no_token_or_want_too_much_are_refused() {
     assert_eq!(agent.ask(OTHER, ask(None, good.clone())).await.code(), "token_misplaced");
     world.node.revoke_session(&key.started.session, "test");
     assert_eq!(world.agent().ask(OTHER, ask(None, good)).await.code(), "session_revoked");
+}
+
+#[tokio::test]
+async fn what_answers_a_call_ends_with_the_token_that_was_shown() {
+    let clock = clock();
+    let world = world(|number, _| granted(number, &json!(3600))).clock(clock.clone()).start().await;
+    let key = Computed::add(&world, KeyKind::ClientCredentials, &client_credentials("basic"));
+    let value = || ProxyToken::generate(TokenForm::Long, &TokenShape::default()).expect("random");
+    let now = world.node.shared().clock.now();
+    let token = |value: &ProxyToken, lasts| Token {
+        id: TokenId::generate(),
+        org: key.key.org,
+        session: key.started.session.id,
+        grant: key.started.grants[0].id,
+        root: None,
+        hash: value.hash(),
+        shape: TokenShape::default(),
+        standing: Standing::Active,
+        created_at: now,
+        expires_at: now.plus(Duration::from_secs(lasts)),
+    };
+    let asked = async |shown: &str| {
+        let body = format!("grant_type=client_credentials&client_secret={shown}");
+        let answer = world.agent().ask(OTHER, ask(None, body)).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let answer = read(&answer);
+        (answer["access_token"].as_str().expect("a token").to_owned(), answer["expires_in"].as_u64().expect("seconds"))
+    };
+    let registry = &world.node.shared().registry;
+    let (stolen, brief) = (value(), value());
+    let (of_stolen, of_brief) = (token(&stolen, 3000), token(&brief, 60));
+    registry.put_token(&of_stolen);
+    registry.put_token(&of_brief);
+    let (child, _) = asked(stolen.expose()).await;
+    let (grandchild, _) = asked(&child).await;
+    let (short, lasts) = asked(brief.expose()).await;
+    assert!(lasts <= 60, "{lasts}");
+    for good in [&child, &grandchild, &short] {
+        assert_eq!(used(&world, good).await.status, 200);
+    }
+    world.node.revoke_token(&of_stolen, "test");
+    for over in [stolen.expose(), &child, &grandchild] {
+        assert_eq!(used(&world, over).await.code(), "token_revoked");
+        let again = format!("grant_type=client_credentials&client_secret={over}");
+        assert_eq!(world.agent().ask(OTHER, ask(None, again)).await.code(), "token_revoked");
+    }
+    assert_eq!(used(&world, &short).await.status, 200, "another's end is no concern of its");
+    later(&world, &clock, Duration::from_secs(61)).await;
+    assert_eq!(used(&world, &short).await.code(), "token_expired");
+    assert_eq!(used(&world, key.token()).await.status, 200);
 }
 
 #[tokio::test]

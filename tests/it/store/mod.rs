@@ -115,6 +115,7 @@ pub fn session(project: &Project, key: &Key) -> (Session, Grant, Token) {
         org: project.org,
         session: session.id,
         grant: grant.id,
+        root: None,
         hash: ProxyToken::generate(TokenForm::Long, &key.shape).expect("random").hash(),
         shape: key.shape.clone(),
         standing: Standing::Active,

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use sallyport::app::NodeSettings;
+use sallyport::model::{Bounds, GrantId, ProxyToken, SessionId, SessionSecret, TokenId};
+use sallyport::session::records::{Grant, Session, Standing, Token};
 use serde_json::{Value, json};
 
 use super::{Accepted, build, outcomes};
@@ -108,6 +110,53 @@ async fn token_that_may_not_be_used_ends_the_websocket() {
         assert_eq!(world.records_of("denied")[0]["code"], code);
         world.nothing_leaked(&[]).await;
     }
+}
+
+#[tokio::test]
+async fn token_of_a_session_that_is_bound_elsewhere_is_of_no_use_in_a_message() {
+    let (build, mut accepted) = framed("");
+    let world = build.start().await;
+    let registry = &world.node.shared().registry;
+    let (id, now) = (SessionId::generate(), world.node.shared().clock.now());
+    let expires_at = now.plus(Duration::from_secs(60));
+    let bounds = Bounds { sources: vec!["10.0.0.0/8".parse().expect("a network")], ..Bounds::default() };
+    registry.put_session(&Session {
+        id,
+        org: world.key.org,
+        project: world.key.project,
+        environment: world.key.environment,
+        tool: None,
+        secret: SessionSecret::generate().expect("random").hash(),
+        bounds,
+        standing: Standing::Active,
+        created_at: now,
+        expires_at,
+    });
+    let grant = Grant { id: GrantId::generate(), org: world.key.org, session: id, key: world.key.id, created_at: now };
+    registry.put_grant(&grant);
+    let stolen = ProxyToken::generate(Default::default(), &world.key.shape).expect("random");
+    registry.put_token(&Token {
+        id: TokenId::generate(),
+        org: world.key.org,
+        session: id,
+        grant: grant.id,
+        root: None,
+        hash: stolen.hash(),
+        shape: world.key.shape.clone(),
+        standing: Standing::Active,
+        created_at: now,
+        expires_at,
+    });
+    // Nobody stands behind the handshake, so the message alone says who asks.
+    let raw = world.agent().inside(HOST, b"http/1.1").await;
+    let mut agent = Peer::ask(raw, HOST, "/v1/realtime", "").await.expect("accepted");
+    let mut upstream = accepted.next().await;
+    agent.send(TEXT, hello(stolen.expose())).await;
+    let (said, why) = agent.close_code().await.expect("a close frame");
+    assert!(said == 1008 && why.starts_with("token_misplaced"), "{said} {why}");
+    assert_eq!(upstream.frame_back().await.map(|(first, _)| first), Some(0x88), "the message stays here");
+    assert!(world.records_of("intent").is_empty());
+    world.nothing_leaked(&[]).await;
 }
 
 async fn outcomes_or_denied(world: &World) {

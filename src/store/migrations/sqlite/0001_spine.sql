@@ -125,6 +125,7 @@ create table tokens (
     org_id text not null,
     session_id text not null references sessions (id) on delete cascade,
     grant_id text not null references grants (id) on delete cascade,
+    root_id text references tokens (id) on delete cascade,
     hash blob not null unique,
     shape text not null,
     revoked_at bigint,
@@ -149,6 +150,7 @@ create table principals (
 
 create index sessions_by_expiry on sessions (expires_at);
 create index tokens_by_session on tokens (session_id);
+create index tokens_by_root on tokens (root_id);
 create index grants_by_key on grants (key_id);
 
 -- What changed, in the order of commits: the counter's row is updated last in a transaction, and its lock is
