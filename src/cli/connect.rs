@@ -161,7 +161,7 @@ async fn store(
             ("refresh_token", Zeroizing::new(String::from_utf8(document.to_vec())?), None)
         }
         None => {
-            let ends = granted.ends.then(|| SystemClock.now().plus(granted.lifetime));
+            let ends = granted.holds.map(|_| SystemClock.now().plus(granted.lifetime));
             ("secret", Zeroizing::new(granted.access_token.expose().to_owned()), ends)
         }
     };

@@ -54,11 +54,18 @@ struct Minted {
     minted_at: Timestamp,
     ahead_at: Timestamp,
     usable_until: Timestamp,
+    /// Until when replies are searched for it.
     ends_at: Timestamp,
 }
 
 /// The most tokens of one key that replies are searched for.
-const HELD_TOKENS: usize = 4;
+const HELD_TOKENS: usize = 32;
+/// With so many, none is replaced because an upstream doesn't take it: agents can bring that about, and
+/// would push out one that still holds.
+const MANY_TOKENS: usize = HELD_TOKENS / 2;
+/// How much longer than it is used here replies are searched for a token that holds for longer, or
+/// nobody knows how long.
+const REMEMBERED: Duration = Duration::from_secs(24 * 3600);
 
 /// How a key stands before a request that needs a token of it.
 pub enum Standing {
@@ -228,7 +235,7 @@ impl Mints {
             minted_at: now,
             ahead_at: now.plus(lifetime.saturating_sub(ahead)),
             usable_until: now.plus(usable),
-            ends_at: now.plus(lifetime),
+            ends_at: now.plus(granted.holds.unwrap_or(Duration::MAX).min(lifetime.saturating_add(REMEMBERED))),
         };
         let mut state = entry.state();
         // Somebody gave the key another value meanwhile, or disabled it.
@@ -296,12 +303,16 @@ impl Mints {
     }
 
     /// The upstream doesn't take the key's token: the next request mints another, unless this
-    /// one is younger than [`Settings::longest_backoff`], so that nobody can have them minted at will.
+    /// one is younger than [`Settings::longest_backoff`] or there are many, so that nobody can have them
+    /// minted at will.
     pub fn doubt(&self, key: &Key) {
         let now = self.clock.now();
         let entry = self.keys.get(&key.id).map(|entry| Arc::clone(&entry));
         let Some(entry) = entry else { return };
         let mut state = entry.state();
+        if state.tokens.len() >= MANY_TOKENS {
+            return;
+        }
         let settled = |t: &&mut Minted| now.since(t.minted_at) >= self.settings.longest_backoff;
         for token in state.tokens.iter_mut().filter(|t| t.given == key.given).filter(settled) {
             token.usable_until = token.usable_until.min(now);

@@ -17,8 +17,8 @@ pub struct Granted {
     pub access_token: Text,
     /// How long it counts as good.
     pub lifetime: Duration,
-    /// Whether the endpoint said so.
-    pub ends: bool,
+    /// How long it holds, if the endpoint said.
+    pub holds: Option<Duration>,
     /// The refresh token that takes the place of the one that was used.
     pub refresh_token: Option<Text>,
     /// What it is good for, if the endpoint said.
@@ -151,18 +151,17 @@ fn granted(answer: Answer, settings: &Settings, now: Timestamp) -> Result<Grante
     if let Some(fresh) = &answer.refresh_token {
         check(fresh)?;
     }
-    let lifetime = match (&answer.expires_in, &answer.expires_at) {
-        (Some(number), _) => seconds(number.seconds().ok_or(NO_LIFETIME)?)?,
+    let holds = match (&answer.expires_in, &answer.expires_at) {
+        (Some(number), _) => Some(seconds(number.seconds().ok_or(NO_LIFETIME)?)?),
         (None, Some(at)) => {
             let at: jiff::Timestamp = at.parse().map_err(|_| NO_LIFETIME)?;
             let left = Timestamp(at.as_millisecond()).since(now);
-            seconds(left.as_secs_f64())?
+            Some(seconds(left.as_secs_f64())?)
         }
-        (None, None) => settings.assumed_lifetime,
+        (None, None) => None,
     };
-    let lifetime = lifetime.min(settings.longest_lifetime);
-    let ends = answer.expires_in.is_some() || answer.expires_at.is_some();
-    Ok(Granted { access_token, lifetime, ends, refresh_token: answer.refresh_token, scope: answer.scope })
+    let lifetime = holds.unwrap_or(settings.assumed_lifetime).min(settings.longest_lifetime);
+    Ok(Granted { access_token, lifetime, holds, refresh_token: answer.refresh_token, scope: answer.scope })
 }
 
 const NO_LIFETIME: &str = "gave a token whose lifetime is no number of seconds to come";

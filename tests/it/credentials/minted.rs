@@ -430,6 +430,37 @@ async fn token_that_was_replaced_is_still_masked_in_replies() {
     holds_nothing(&second);
 }
 
+#[tokio::test]
+async fn token_that_holds_is_masked_however_many_an_agent_has_minted_behind_it() {
+    for expires_in in [json!(36_000), Value::Null] {
+        let clock = clock();
+        let count = AtomicUsize::new(0);
+        let lasts = expires_in.clone();
+        let world = World::build().upstream(|u| u.host = OTHER.to_owned()).answer(move |received| {
+            match (received.path.starts_with(TOKEN_PATH), received.path.as_str()) {
+                (true, _) => granted(count.fetch_add(1, Ordering::SeqCst) + 1, &lasts),
+                (_, "/v1/no") => Reply::text("no").status(401),
+                _ => Reply::text(format!("hello {}", access(1))),
+            }
+        });
+        let world = world.clock(clock.clone()).start().await;
+        let key = Computed::add(&world, KeyKind::ClientCredentials, &client_credentials("basic"));
+        let ask = async |path: &str| {
+            let mut request = call(key.token());
+            *request.uri_mut() = path.parse().expect("a path");
+            world.agent().ask(OTHER, request).await
+        };
+        for _ in 0..12 {
+            assert_eq!(ask("/v1/no").await.status, 401);
+            let answer = ask("/v1/things").await;
+            assert_eq!(answer.status, 200, "{}", answer.text());
+            holds_nothing(&answer);
+            later(&world, &clock, Duration::from_secs(31)).await;
+        }
+        assert!(to_endpoint(&world).len() > 4, "{}", to_endpoint(&world).len());
+    }
+}
+
 /// A P-256 key in PEM, and how to check what it signed.
 fn signer() -> (String, impl Fn(&str) -> (Value, Value)) {
     let key = rcgen::KeyPair::generate().expect("a key");
