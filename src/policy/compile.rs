@@ -12,7 +12,7 @@ use http::Method;
 use super::document::{
     self, AppliesTo, Approve, Document, Expect, Match, Mode, RangeWord, Replies, UnknownCoding, WithoutTokenWord,
 };
-use super::path::Pattern;
+use super::path::{self, Pattern};
 use crate::model::{Authority, Environment, ExchangeId, HostPattern, KeyId, Name, OrgId, Scheme, SessionId, Slot};
 
 /// What is wrong with a document.
@@ -79,14 +79,23 @@ impl Rule {
     }
 
     /// Whether the rule matches. A path that can't be normalised (`None`) matches a denial that
-    /// names paths and never an allowance that does.
+    /// names paths and never an allowance that does. Some servers read methods and paths in lower case
+    /// as in upper, and a path with a slash at its end as one without; so does a denial.
     pub fn matches(&self, method: &Method, scheme: Scheme, authority: &Authority, path: Option<&str>) -> bool {
         let path_fits = || match path {
             _ if self.paths.is_empty() => true,
+            Some(path) if self.deny => {
+                let path = path::folded(path);
+                self.paths.iter().any(|p| p.matches(&path))
+            }
             Some(path) => self.paths.iter().any(|p| p.matches(path)),
             None => self.deny,
         };
-        (self.methods.is_empty() || self.methods.contains(method))
+        let method_fits = |named: &Method| match self.deny {
+            true => named.as_str().eq_ignore_ascii_case(method.as_str()),
+            false => named == method,
+        };
+        (self.methods.is_empty() || self.methods.iter().any(method_fits))
             && (self.hosts.is_empty() || self.hosts.iter().any(|h| h.matches(authority, scheme.default_port())))
             && path_fits()
     }
@@ -292,7 +301,9 @@ fn compile_rule(at: &str, name: &str, deny: bool, report: bool, what: Match, say
     }
     let mut paths = Vec::new();
     for path in what.paths {
-        match Pattern::parse(&path) {
+        match Pattern::parse(&path)
+            .and_then(|exact| if deny { Pattern::parse(&path::folded(&path)) } else { Ok(exact) })
+        {
             Ok(pattern) => paths.push(pattern),
             Err(why) => say(format!("{at}: path {path:?}: {why}")),
         }

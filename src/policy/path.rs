@@ -1,5 +1,7 @@
 //! One normal form of paths: what is decided on is what is sent.
 
+use std::borrow::Cow;
+
 /// Why a path can't be decided on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PathError {
@@ -75,6 +77,17 @@ pub fn normal(raw: &str) -> Result<String, PathError> {
         }
     }
     Ok(path)
+}
+
+/// A normal path as those servers read it that don't tell capitals from small letters, nor a path with a
+/// slash at its end from one without.
+#[must_use]
+pub fn folded(path: &str) -> Cow<'_, str> {
+    let trimmed = path.strip_suffix('/').filter(|rest| !rest.is_empty()).unwrap_or(path);
+    match trimmed.bytes().any(|b| b.is_ascii_uppercase() || !b.is_ascii()) {
+        true => trimmed.to_lowercase().into(),
+        false => trimmed.into(),
+    }
 }
 
 /// A path pattern: `*` is any text within a segment, `**` is zero or more whole segments.
@@ -178,6 +191,13 @@ mod tests {
             ("/files/*.txt", "/files/a.txtx", false),
         ] {
             assert_eq!(Pattern::parse(pattern).expect(pattern).matches(path), fit, "{pattern} {path}");
+        }
+    }
+
+    #[test]
+    fn folded_path_has_neither_capitals_nor_a_slash_at_its_end() {
+        for (path, folded_so) in [("/", "/"), ("/a/", "/a"), ("/V1/\u{c9}/b", "/v1/\u{e9}/b"), ("/a/b", "/a/b")] {
+            assert_eq!(folded(path), folded_so);
         }
     }
 

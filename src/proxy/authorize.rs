@@ -59,8 +59,8 @@ pub fn authorize(policies: &PolicySet, ask: &Question<'_>, identified: &Identifi
                 "beside a proxy token, the request holds a credential that is none",
             ));
         }
-        let permits = identified.found.iter().map(|found| permit(policies, ask, found)).collect::<Result<_, _>>()?;
-        return Ok(Authorized::Swap(permits));
+        let permits = identified.found.iter().map(|found| permit(policies, ask, identified, found));
+        return Ok(Authorized::Swap(permits.collect::<Result<_, _>>()?));
     }
     if ask.bound.is_empty() {
         return match ask.unbound {
@@ -72,8 +72,8 @@ pub fn authorize(policies: &PolicySet, ask: &Question<'_>, identified: &Identifi
         };
     }
     match identified.foreign || identified.alike {
-        true => foreign(policies, ask),
-        false => empty(policies, ask),
+        true => foreign(policies, ask, identified),
+        false => empty(policies, ask, identified),
     }
 }
 
@@ -96,11 +96,28 @@ fn facts<'a>(ask: &'a Question<'_>, session: &'a LiveSession, key: &'a Key, slot
     }
 }
 
-fn permit(policies: &PolicySet, ask: &Question<'_>, found: &Found) -> Result<Permit, Rejection> {
-    match policies.decide(&facts(ask, &found.token.session, &found.key, &found.slot)) {
+fn permit(
+    policies: &PolicySet,
+    ask: &Question<'_>,
+    identified: &Identified,
+    found: &Found,
+) -> Result<Permit, Rejection> {
+    let facts = facts(ask, &found.token.session, &found.key, &found.slot);
+    also_instead(policies, &facts, identified)?;
+    match policies.decide(&facts) {
         Decision::Permit(permit) => Ok(permit),
         Decision::Deny(denial) => Err(denied(&denial)),
     }
+}
+
+/// A request that is to be taken for one with another method has to be permitted as that one too.
+fn also_instead(policies: &PolicySet, facts: &Facts<'_>, identified: &Identified) -> Result<(), Rejection> {
+    for method in &identified.instead {
+        if let Decision::Deny(denial) = policies.decide(&Facts { method, ..*facts }) {
+            return Err(denied(&denial));
+        }
+    }
+    Ok(())
 }
 
 /// The rejection that a denial means.
@@ -131,7 +148,7 @@ fn slot_to_fill(key: &Key) -> Option<&Slot> {
 
 /// A request to a bound host with nothing in any slot, as git sends it first. It goes on without a
 /// key if a key of its session could go there; a rule may also inject.
-fn empty(policies: &PolicySet, ask: &Question<'_>) -> Result<Authorized, Rejection> {
+fn empty(policies: &PolicySet, ask: &Question<'_>, identified: &Identified) -> Result<Authorized, Rejection> {
     let mut last = None;
     if ask.session.is_none() {
         match anonymous(policies, ask) {
@@ -142,7 +159,7 @@ fn empty(policies: &PolicySet, ask: &Question<'_>) -> Result<Authorized, Rejecti
     }
     for (session, key, slot) in granted(ask) {
         let facts = facts(ask, session, key, slot);
-        if let Some(filled) = fill(policies, ask, &facts, key, slot)? {
+        if let Some(filled) = fill(policies, ask, identified, &facts, key, slot)? {
             return Ok(filled);
         }
         match policies.decide(&facts) {
@@ -190,7 +207,7 @@ fn anonymous(policies: &PolicySet, ask: &Question<'_>) -> Option<Decision> {
 }
 
 /// A credential that is no token of ours, for a bound host.
-fn foreign(policies: &PolicySet, ask: &Question<'_>) -> Result<Authorized, Rejection> {
+fn foreign(policies: &PolicySet, ask: &Question<'_>, identified: &Identified) -> Result<Authorized, Rejection> {
     for (session, key, slot) in granted(ask) {
         let facts = facts(ask, session, key, slot);
         if ask.mode == Mode::Forward
@@ -198,7 +215,7 @@ fn foreign(policies: &PolicySet, ask: &Question<'_>) -> Result<Authorized, Rejec
         {
             return Ok(Authorized::Plain);
         }
-        if let Some(filled) = fill(policies, ask, &facts, key, slot)? {
+        if let Some(filled) = fill(policies, ask, identified, &facts, key, slot)? {
             return Ok(filled);
         }
     }
@@ -210,6 +227,7 @@ fn foreign(policies: &PolicySet, ask: &Question<'_>) -> Result<Authorized, Rejec
 fn fill(
     policies: &PolicySet,
     ask: &Question<'_>,
+    identified: &Identified,
     facts: &Facts<'_>,
     key: &Arc<Key>,
     slot: &Slot,
@@ -222,7 +240,10 @@ fn fill(
             Code::CredentialUnregistered,
             format!("a policy injects key {} where no token stands, and its slot {slot} can't be filled", key.name),
         )),
-        WithoutToken::Inject(permit) => Ok(Some(Authorized::Fill(Box::new((Arc::clone(key), slot.clone(), permit))))),
+        WithoutToken::Inject(permit) => {
+            also_instead(policies, facts, identified)?;
+            Ok(Some(Authorized::Fill(Box::new((Arc::clone(key), slot.clone(), permit)))))
+        }
         _ => Ok(None),
     }
 }

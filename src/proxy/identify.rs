@@ -13,7 +13,7 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use http::header::{AUTHORIZATION, COOKIE};
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, Method};
 
 use super::reject::{Code, Rejection};
 use super::slots::{Places, Spot, cookie, json, multipart, pairs};
@@ -64,6 +64,8 @@ pub struct Identified {
     /// Whether the path is like one with a credential in it. Beside a token it may as well be one that
     /// only looks alike.
     pub alike: bool,
+    /// The methods for which the request is to be taken instead of its own, if it names any.
+    pub instead: Vec<Method>,
     /// Tokens outside every slot, forwarded as inert text: at most one for each header, the path, the
     /// query and the body.
     pub inert: u32,
@@ -155,6 +157,9 @@ impl Finder<'_> {
                 continue;
             }
             let Some(at) = locate(name, value.as_bytes()) else {
+                if !self.bound.is_empty() && name.as_str().starts_with("x-") {
+                    all.instead.extend(instead(name, value.as_bytes())?);
+                }
                 let holds = |slot: &Slot| could_hold(slot, name, value.as_bytes());
                 all.foreign |= self.bound.iter().any(|key| key.destination.slots.iter().any(holds));
                 continue;
@@ -366,6 +371,24 @@ impl Finder<'_> {
             Some(key) => Ok((token, key)),
             None => Err(unbound(&token, self.target)),
         }
+    }
+}
+
+/// The method for which many servers take a request with this field, instead of the one that it has.
+///
+/// # Errors
+/// It is no method, or the field names another path than the one that is decided on.
+fn instead(name: &HeaderName, value: &[u8]) -> Result<Option<Method>, Rejection> {
+    match name.as_str() {
+        "x-http-method-override" | "x-http-method" | "x-method-override" => {
+            let method = Method::from_bytes(value.trim_ascii()).map(Some);
+            method.map_err(|_| Rejection::new(Code::BadRequest, format!("the {name} header names no method")))
+        }
+        "x-original-url" | "x-rewrite-url" => {
+            let why = format!("the {name} header names another path than the one that is decided on");
+            Err(Rejection::new(Code::BadRequest, why))
+        }
+        _ => Ok(None),
     }
 }
 

@@ -35,7 +35,8 @@ impl Target {
 /// The names disagree, the request is malformed, or its method is never forwarded.
 pub fn read<B>(core: &Core, tunnel: &Tunnel, request: &Request<B>) -> Result<Target, Rejection> {
     let method = request.method();
-    if method == Method::TRACE || method == Method::CONNECT {
+    let never = |known: &Method| method.as_str().eq_ignore_ascii_case(known.as_str());
+    if never(&Method::TRACE) || never(&Method::CONNECT) {
         return Err(Rejection::new(Code::MethodRefused, format!("{method} is never forwarded")));
     }
     if request.version() == Version::HTTP_2 && list_size(request) > core.shared.settings.limits.head_bytes {

@@ -41,6 +41,48 @@ async fn connect_server_name_and_host_have_to_agree() {
 }
 
 #[tokio::test]
+async fn what_is_denied_is_denied_however_servers_may_be_asked_for_it() {
+    const DENYING: &str = "version: 1\nname: p\nrules:\n  - { name: all, allow: {} }\n  \
+        - { name: no-deletes, deny: { methods: [DELETE] } }\n  - { name: no-payouts, deny: { paths: [/v1/Payouts] } }\n";
+    let world = World::build().policy(DENYING).start().await;
+    let ask = async |method: &str, path: &str, more: Option<(&str, &str)>| {
+        let mut request = world.request(method, path, "");
+        if let Some((name, value)) = more {
+            let name: http::HeaderName = name.parse().expect("a name");
+            request.headers_mut().append(name, value.parse().expect("a value"));
+        }
+        world.agent().ask(HOST, request).await
+    };
+    for (method, path, more, code) in [
+        ("DELETE", "/v1/charges", None, "policy_denied"),
+        ("delete", "/v1/charges", None, "policy_denied"),
+        ("Delete", "/v1/charges", None, "policy_denied"),
+        ("trace", "/v1/charges", None, "method_refused"),
+        ("POST", "/v1/charges", Some(("x-http-method-override", "DELETE")), "policy_denied"),
+        ("POST", "/v1/charges", Some(("x-http-method", "delete ")), "policy_denied"),
+        ("POST", "/v1/charges", Some(("x-method-override", "DELETE")), "policy_denied"),
+        ("POST", "/v1/charges", Some(("x-method-override", "DELETE, GET")), "bad_request"),
+        ("POST", "/v1/charges", Some(("x-original-url", "/v1/payouts")), "bad_request"),
+        ("POST", "/v1/charges", Some(("x-rewrite-url", "/v1/payouts")), "bad_request"),
+        ("POST", "/v1/Payouts", None, "policy_denied"),
+        ("POST", "/v1/payouts", None, "policy_denied"),
+        ("POST", "/v1/PAYOUTS/", None, "policy_denied"),
+        ("POST", "/v1/payouts/?x=1", None, "policy_denied"),
+    ] {
+        let answer = ask(method, path, more).await;
+        assert_eq!(answer.code(), code, "{method} {path} {more:?}: {}", answer.text());
+    }
+    assert!(world.upstream.received().is_empty() && world.records_of("intent").is_empty());
+    for (method, path, more) in [
+        ("POST", "/v1/charges", Some(("x-http-method-override", "GET"))),
+        ("POST", "/v1/payouts/other", None),
+        ("PURGE", "/", None),
+    ] {
+        assert_eq!(ask(method, path, more).await.status, 200, "{method} {path}");
+    }
+}
+
+#[tokio::test]
 async fn http2_authority_has_to_agree_too() {
     let world = World::start().await;
     let mut agent = world.agent().http2(HOST).await;
