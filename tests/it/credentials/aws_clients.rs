@@ -2,47 +2,53 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 
 use sallyport::model::{Authority, KeyKind};
 use tokio::net::TcpStream;
 
 use super::Computed;
+use crate::clients::{clients, script};
 use crate::support::world::HOST;
 use crate::support::{Raw, World, emitted};
 
 const HOSTS: [&str; 3] =
     ["s3.us-east-1.amazonaws.com", "sts.us-east-1.amazonaws.com", "dynamodb.us-east-1.amazonaws.com"];
 
-fn clients() -> PathBuf {
-    PathBuf::from(std::env::var_os("SALLYPORT_TEST_CLIENTS").expect("run by tests/run, which installs the clients"))
-}
-
-/// A moto server that verifies signatures from its fourth action on.
-struct Moto {
+/// A service that verifies signatures.
+struct Verifier {
     child: Child,
     addr: SocketAddr,
 }
 
-impl Drop for Moto {
+impl Drop for Verifier {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-impl Moto {
-    fn start() -> Self {
-        let mut child = Command::new(clients().join("python/bin/moto_server"))
-            .args(["-H", "127.0.0.1", "-p", "0"])
-            .env("INITIAL_NO_AUTH_ACTION_COUNT", "3")
-            .env("PYTHONUNBUFFERED", "1")
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("moto starts");
-        let mut lines = BufReader::new(child.stderr.take().expect("a pipe")).lines().map_while(Result::ok);
+impl Verifier {
+    /// A moto server, which verifies signatures in headers from its fourth action on.
+    fn moto() -> Self {
+        let mut command = Command::new(clients().join("python/bin/moto_server"));
+        command.args(["-H", "127.0.0.1", "-p", "0"]).env("INITIAL_NO_AUTH_ACTION_COUNT", "3");
+        Self::start(command)
+    }
+
+    /// One for presigned URLs, which moto doesn't verify.
+    fn presigned(id: &str, secret: &str) -> Self {
+        let mut command = Command::new(clients().join("python/bin/python"));
+        command.arg(script("verifier.py")).env("AWS_ACCESS_KEY_ID", id).env("AWS_SECRET_ACCESS_KEY", secret);
+        Self::start(command)
+    }
+
+    fn start(mut command: Command) -> Self {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        command.env("PYTHONUNBUFFERED", "1").stdout(writer.try_clone().expect("a pipe")).stderr(writer);
+        let child = command.spawn().expect("it starts");
+        drop(command);
+        let mut lines = BufReader::new(reader).lines().map_while(Result::ok);
         let line = lines.find(|line| line.contains("Running on http://")).expect("it runs");
         let addr = line.rsplit("http://").next().expect("an address").trim().parse().expect("an address");
         std::thread::spawn(move || lines.for_each(drop));
@@ -72,9 +78,9 @@ impl Moto {
     }
 }
 
-async fn world(moto: SocketAddr) -> World {
+async fn world(verifier: SocketAddr) -> World {
     let pass = move |raw: Raw, _| async move {
-        let mut to = TcpStream::connect(moto).await.expect("moto listens");
+        let mut to = TcpStream::connect(verifier).await.expect("it listens");
         let _ = tokio::io::copy_bidirectional(&mut raw.into_stream(), &mut to).await;
     };
     let pin = |settings: &mut sallyport::app::NodeSettings| {
@@ -87,7 +93,7 @@ async fn world(moto: SocketAddr) -> World {
 }
 
 /// What the script printed, with the stand-ins of a key with this pair in its environment.
-async fn boto3(world: &World, pair: (&str, &str), what: &str) -> (bool, String) {
+async fn boto3(world: &World, pair: (&str, &str), name: &str, what: &str) -> (bool, String) {
     let document = serde_json::json!({ "access_key_id": pair.0, "secret_access_key": pair.1 }).to_string();
     let computed = Computed::at(world, KeyKind::Aws, &document, &["**.amazonaws.com"]);
     let ca = world.home.dir().join("agents-ca.pem");
@@ -99,7 +105,7 @@ async fn boto3(world: &World, pair: (&str, &str), what: &str) -> (bool, String) 
         world.node.forward.expect("it listens")
     );
     let mut run = Command::new(clients().join("python/bin/python"));
-    run.arg(format!("{}/tests/clients/aws.py", env!("CARGO_MANIFEST_DIR"))).env_clear();
+    run.arg(script(name)).env_clear();
     run.env("PATH", "/usr/bin:/bin").env("PYTHONDONTWRITEBYTECODE", "1").env("WHAT", what);
     run.env("AWS_ACCESS_KEY_ID", computed.token()).env("AWS_SECRET_ACCESS_KEY", &computed.secret);
     run.env("AWS_CA_BUNDLE", &ca).env("SSL_CERT_FILE", &ca);
@@ -113,15 +119,29 @@ async fn boto3(world: &World, pair: (&str, &str), what: &str) -> (bool, String) 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the clients that tests/run installs"]
 async fn boto3_is_signed_for_with_the_real_pair() {
-    let moto = tokio::task::spawn_blocking(Moto::start).await.expect("joined");
+    let moto = tokio::task::spawn_blocking(Verifier::moto).await.expect("joined");
     let (id, secret) = moto.pair();
     let world = world(moto.addr).await;
-    let (well, said) = boto3(&world, (&id, &secret), "all").await;
+    let (well, said) = boto3(&world, (&id, &secret), "aws.py", "all").await;
     assert!(well, "{said}");
     for answer in ["sts 123456789012", "get 5000", "listed signed", "parts 11534336", "item 100000"] {
         assert!(said.contains(&format!("answer: {answer}\n")), "{answer}: {said}");
     }
     // Moto is no check that can't fail.
-    let (well, said) = boto3(&world, (&id, "another-secret-of-forty-characters-12345"), "sts").await;
+    let (well, said) = boto3(&world, (&id, "another-secret-of-forty-characters-12345"), "aws.py", "sts").await;
     assert!(!well && said.contains("SignatureDoesNotMatch"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the clients that tests/run installs"]
+async fn url_that_boto3_presigns_is_signed_again_with_the_real_pair() {
+    let (id, secret) = ("AKIAREAL0123456789AB", "real-secret-of-forty-characters-12345678");
+    let verifier = tokio::task::spawn_blocking(|| Verifier::presigned(id, secret)).await.expect("joined");
+    let world = world(verifier.addr).await;
+    let (well, said) = boto3(&world, (id, secret), "presigned.py", "").await;
+    assert!(well && said.contains("answer: GET signed well, 0 bytes\n"), "{said}");
+    assert!(said.contains("answer: PUT signed well, 5 bytes\n"), "{said}");
+    // The verifier is no check that can't fail.
+    let (_, said) = boto3(&world, (id, "another-secret-of-forty-characters-12345"), "presigned.py", "").await;
+    assert!(said.contains("answer: GET 403 SignatureDoesNotMatch\n"), "{said}");
 }

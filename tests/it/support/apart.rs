@@ -10,7 +10,7 @@ pub fn inside(test: &str, setup: &str) -> bool {
         return true;
     }
     let scratch = tempfile::tempdir().expect("a temporary directory");
-    let script = format!("set -e\n{setup}\nexec \"$1\" --exact \"$2\" --nocapture");
+    let script = format!("set -e\n{setup}\nexec \"$1\" --include-ignored --exact \"$2\" --nocapture");
     let status = Command::new("unshare")
         .args(["--user", "--map-root-user", "--mount", "--net", "sh", "-c", &script])
         .arg(scratch.path())
