@@ -52,6 +52,10 @@ pub(super) struct View {
     updated_at: String,
     #[schema(format = DateTime)]
     expires_at: Option<String>,
+    /// What is doubtful about a value that was taken all the same; absent where nothing is.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    warnings: Vec<String>,
 }
 
 impl View {
@@ -79,7 +83,12 @@ impl View {
             created_at: key.created_at.to_string(),
             updated_at: key.updated_at.to_string(),
             expires_at: key.expires_at.map(|at| at.to_string()),
+            warnings: Vec::new(),
         }
+    }
+
+    fn warned(self, warnings: Vec<String>) -> Self {
+        Self { warnings, ..self }
     }
 }
 
@@ -100,13 +109,15 @@ pub(super) struct New {
     /// 1 to 64 of a-z, 0-9, '_', '-' and '.'; unique in project and environment
     #[schema(pattern = "^[a-z0-9][a-z0-9_.-]{0,63}$")]
     name: String,
-    /// The secret: 8 bytes to 64 KiB, no control characters. For kinds other than `secret` a JSON document.
+    /// The secret: 8 bytes to 64 KiB, no control characters. For other kinds than `secret` a JSON document, and PEM for `mtls`.
     #[schema(min_length = 8, max_length = 65536, value_type = String, format = Password)]
     value: SecretText,
     /// What the secret is; what the provider's keys are if absent, else `secret`, which is put in as it is. The others are documents from
     /// which something is computed for each request: `basic` is `{"user": ..., "password": ...}`, `aws` is
     /// `{"access_key_id": ..., "secret_access_key": ...}`, `hmac` is
-    /// `{"key": ..., "secret": ..., "template": ..., "signature": ...}`.
+    /// `{"key": ..., "secret": ..., "template": ..., "signature": ...}`; `mtls` is PEM instead: a client certificate, those
+    /// of its authorities if the service needs them, and the private key. It is shown in the TLS handshake, on
+    /// requests that have a token in the key's slot, `header:x-client-certificate` if none is named; the token is taken out.
     /// `client_credentials`, `refresh_token`, `jwt_bearer`, `service_account` and `github_app` are documents for
     /// which access tokens are minted; an error tells the form.
     #[schema(pattern = "^[a-z][a-z_]*$")]
@@ -176,7 +187,7 @@ pub(super) struct Edit {
 #[serde(deny_unknown_fields)]
 #[schema(as = Rotation)]
 pub(super) struct Rotation {
-    /// The new secret: 8 bytes to 64 KiB, no control characters; a document of the key's kind, if it has one.
+    /// The new secret: 8 bytes to 64 KiB, no control characters; a document of the key's kind, or PEM, if it has one.
     #[schema(min_length = 8, max_length = 65536, value_type = String, format = Password)]
     value: SecretText,
 }
@@ -217,8 +228,11 @@ fn slots(texts: &[String]) -> Result<Vec<Slot>, Problem> {
     texts.iter().map(|t| t.parse().map_err(|why| Problem::invalid("slots", why))).collect()
 }
 
-/// Whether what the kind yields can stand in each of the slots.
+/// Whether what the kind yields can stand in each of the slots, and go without TLS if it is to.
 fn check_slots(kind: KeyKind, destination: &Destination) -> Result<(), Problem> {
+    if kind.is_of_connection() && destination.cleartext != Cleartext::Never {
+        return Err(Problem::invalid("cleartext", "a client certificate is shown over TLS only"));
+    }
     match destination.slots.iter().find(|slot| !kind.fits(slot)) {
         Some(slot) => Err(Problem::invalid("slots", format!("a key of kind {kind} can't be put into {slot}"))),
         None => Ok(()),
@@ -306,10 +320,10 @@ fn placed(admin: &Admin, new: &New) -> Result<(Name, KeyKind, Destination, Token
     if destination.slots.is_empty() {
         destination.slots = kind.usual_slots();
     }
-    check_slots(kind, &destination)?;
     if let Some(text) = &new.cleartext {
         destination.cleartext = cleartext(text)?;
     }
+    check_slots(kind, &destination)?;
     let shape = match (&new.token_prefix, template) {
         (Some(given), _) => TokenShape { prefix: prefix(given)?, suffix: String::new() },
         (None, Some(template)) => template.shape.clone(),
@@ -366,6 +380,7 @@ pub(super) async fn create(
     let secret = credential::document(kind, new.value.take()).map_err(|why| Problem::invalid("value", why))?;
     let token_endpoint = token_endpoint(kind, &secret, &destination)?;
     let now = admin.clock.now();
+    let warnings = credential::warnings(kind, &secret, now).map_err(|why| Problem::invalid("value", why))?;
     let key = Key {
         id: KeyId::generate(),
         org: caller.org(),
@@ -392,7 +407,7 @@ pub(super) async fn create(
         problem.taken(format!("a key {name} is there already; `sallyport keys rotate {name}` gives it a new value"))
     })?;
     let projects = admin.project_names(caller.org()).await?;
-    Ok((StatusCode::CREATED, Json(View::of(&key, &projects))))
+    Ok((StatusCode::CREATED, Json(View::of(&key, &projects).warned(warnings))))
 }
 
 /// Show a key
@@ -429,11 +444,11 @@ pub(super) async fn edit(
     }
     if let Some(new) = &edit.slots {
         after.destination.slots = slots(new)?;
-        check_slots(after.kind, &after.destination)?;
     }
     if let Some(new) = &edit.cleartext {
         after.destination.cleartext = cleartext(new)?;
     }
+    check_slots(after.kind, &after.destination)?;
     check_endpoint(after.token_endpoint.as_ref(), &after.destination)?;
     match edit.state.as_deref() {
         None => {}
@@ -504,6 +519,8 @@ pub(super) async fn rotate(
     let before = find(&admin, caller.org(), &id).await?;
     let secret = credential::document(before.kind, rotation.value.take());
     let secret = secret.map_err(|why| Problem::invalid("value", why))?;
+    let warnings = credential::warnings(before.kind, &secret, admin.clock.now());
+    let warnings = warnings.map_err(|why| Problem::invalid("value", why))?;
     let version = before.version.saturating_add(1);
     let after = Key {
         version,
@@ -517,5 +534,5 @@ pub(super) async fn rotate(
     let detail = format!("{} version {}", after.name, after.version);
     let what = Action { action: "key_rotate", subject: &before.id.to_string(), detail: &detail };
     admin.commit(&caller, what, admin.store.batch(caller.org()).insert(&sealed).update(&before, &after)).await?;
-    Ok(Json(View::of(&after, &admin.project_names(caller.org()).await?)))
+    Ok(Json(View::of(&after, &admin.project_names(caller.org()).await?).warned(warnings)))
 }

@@ -107,7 +107,9 @@ pub struct Add {
     slots: Vec<String>,
     /// What its value is: `secret` is put in as it is; others are documents: `basic` {"user": ...,
     /// "password": ...}, `aws` {"access_key_id": ..., "secret_access_key": ...}, `hmac` {"key": ...,
-    /// "secret": ..., "template": "{timestamp}{method}{target}{body}", "signature": "header:NAME"};
+    /// "secret": ..., "template": "{timestamp}{method}{target}{body}", "signature": "header:NAME"}; `mtls` is PEM, a
+    /// client certificate and its private key, shown in the TLS handshake on requests that have a token in the
+    /// header x-client-certificate, or in the slot that is named, or on which a rule injects it without one;
     /// for client_credentials, refresh_token, jwt_bearer, service_account and github_app access tokens are minted
     /// [default: secret]
     #[arg(long)]
@@ -149,7 +151,7 @@ pub async fn run(
         Command::Connect(args) => super::connect::run(client, &config()?, *args).await,
         Command::Add(add) => {
             let json = add.json;
-            output::show(&create(client, *add).await?, json)
+            warned(&create(client, *add).await?, json)
         }
         Command::List { project, environment, json } => {
             let mut path = format!("{PATH}?");
@@ -184,7 +186,7 @@ pub async fn run(
             // A key that isn't there is told before a secret is asked for.
             client.get(&at(&key)).await?;
             let value = value.read(&format!("New value of {key}"))?;
-            output::show(&client.post(&format!("{}/rotate", at(&key)), &json!({ "value": *value })).await?, json)
+            warned(&client.post(&format!("{}/rotate", at(&key)), &json!({ "value": *value })).await?, json)
         }
         Command::Validate { key, json } => {
             let found = client.post(&format!("{}/validate", at(&key)), &json!({})).await?;
@@ -258,6 +260,14 @@ async fn create(client: &Client, add: Add) -> anyhow::Result<Value> {
         "value": *value,
     });
     client.post(PATH, &super::given(body)).await
+}
+
+/// Shows a key, and what is doubtful about its value where people look.
+fn warned(key: &Value, json: bool) -> anyhow::Result<()> {
+    for warning in key["warnings"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        eprintln!("sallyport: {warning}");
+    }
+    output::show(key, json)
 }
 
 async fn set_state(client: &Client, key: &str, state: &str) -> anyhow::Result<()> {

@@ -25,12 +25,13 @@ pub mod aws;
 pub mod basic;
 mod form;
 pub mod hmac;
+pub mod mtls;
 pub mod oauth;
 
 use bytes::Bytes;
 use zeroize::Zeroizing;
 
-use crate::model::{KeyKind, Secret, TokenEndpoint};
+use crate::model::{KeyKind, Secret, Timestamp, TokenEndpoint};
 pub use basic::Basic;
 pub use form::{FormError, Text};
 use oauth::Recipe;
@@ -45,6 +46,8 @@ pub enum Credential {
     Aws(Box<aws::Pair>),
     /// A shared secret, with which the request is signed.
     Hmac(Box<hmac::Form>),
+    /// A certificate and its private key. It is shown by the connection, and never put into a request.
+    Certificate(mtls::Identity),
     /// What access tokens are asked for with; it is never put into a request itself.
     Minted(Box<Recipe>),
 }
@@ -56,6 +59,9 @@ pub enum Credential {
 pub fn document(kind: KeyKind, given: Secret<Vec<u8>>) -> Result<Secret<Vec<u8>>, FormError> {
     if !kind.is_computed() {
         return Ok(given);
+    }
+    if kind == KeyKind::Mtls {
+        return mtls::document(given.expose());
     }
     let dense = form::dense(given.expose());
     read(kind, Secret::new(dense.to_vec()))?;
@@ -72,6 +78,7 @@ pub fn read(kind: KeyKind, opened: Secret<Vec<u8>>) -> Result<Credential, FormEr
         KeyKind::Basic => Basic::read(opened.expose()).map(Credential::Basic),
         KeyKind::Aws => aws::Pair::read(opened.expose()).map(|pair| Credential::Aws(Box::new(pair))),
         KeyKind::Hmac => hmac::Form::read(opened.expose()).map(|form| Credential::Hmac(Box::new(form))),
+        KeyKind::Mtls => mtls::Identity::read(opened.expose()).map(Credential::Certificate),
         minted => Ok(Credential::Minted(Box::new(Recipe::read(minted, opened.expose())?))),
     }
 }
@@ -86,9 +93,21 @@ pub fn secret_parts(kind: KeyKind, opened: &[u8], show: &mut dyn FnMut(&[u8])) -
         KeyKind::Basic => show(Basic::read(opened)?.password()),
         KeyKind::Aws => aws::Pair::read(opened)?.show_secrets(show),
         KeyKind::Hmac => hmac::Form::read(opened)?.show_secrets(show),
+        KeyKind::Mtls => mtls::show_secrets(opened, show)?,
         minted => Recipe::read(minted, opened)?.secret_parts(show),
     }
     Ok(())
+}
+
+/// What an operator should know of a document that is taken all the same, each in a sentence.
+///
+/// # Errors
+/// It isn't the document of that kind.
+pub fn warnings(kind: KeyKind, document: &Secret<Vec<u8>>, now: Timestamp) -> Result<Vec<String>, FormError> {
+    match kind {
+        KeyKind::Mtls => mtls::warnings(document.expose(), now),
+        _ => Ok(Vec::new()),
+    }
 }
 
 /// Where a key of this kind gets its access tokens, by its document; `None` for a kind that isn't minted.

@@ -3,11 +3,16 @@
 use std::fmt;
 use std::str::FromStr;
 
+use http::HeaderName;
 use serde::{Deserialize, Serialize};
 
 use super::{Slot, TokenForm};
 
-/// What the stored secret of a key is. As text: `secret`, `basic`, `aws`, `hmac`, `client_credentials` and so on.
+/// Where an agent says with a token that the connection is to show a client certificate.
+const CLIENT_CERTIFICATE: HeaderName = HeaderName::from_static("x-client-certificate");
+
+/// What the stored secret of a key is. As text: `secret`, `basic`, `aws`, `hmac`, `mtls`, `client_credentials`
+/// and so on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum KeyKind {
@@ -20,6 +25,9 @@ pub enum KeyKind {
     Aws,
     /// A shared secret, with which requests are signed in a form of the key's own.
     Hmac,
+    /// A certificate chain and its private key, shown in the TLS handshake with the upstream (RFC 8446 section
+    /// 4.4.2). Nothing of it is put into a request.
+    Mtls,
     /// A client's name and secret, for access tokens (RFC 6749 section 4.4).
     ClientCredentials,
     /// A refresh token, for access tokens (RFC 6749 section 6).
@@ -39,11 +47,12 @@ pub struct KeyKindError;
 
 impl KeyKind {
     /// Every kind.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Secret,
         Self::Basic,
         Self::Aws,
         Self::Hmac,
+        Self::Mtls,
         Self::ClientCredentials,
         Self::RefreshToken,
         Self::JwtBearer,
@@ -59,6 +68,7 @@ impl KeyKind {
             Self::Basic => "basic",
             Self::Aws => "aws",
             Self::Hmac => "hmac",
+            Self::Mtls => "mtls",
             Self::ClientCredentials => "client_credentials",
             Self::RefreshToken => "refresh_token",
             Self::JwtBearer => "jwt_bearer",
@@ -67,8 +77,8 @@ impl KeyKind {
         }
     }
 
-    /// Whether something is made of the secret before it is put into a request. The secret of such a
-    /// key is a JSON document.
+    /// Whether something is made of the secret before it is used. The secret of such a key is sealed as a
+    /// JSON document.
     #[must_use]
     pub const fn is_computed(self) -> bool {
         !matches!(self, Self::Secret)
@@ -79,6 +89,13 @@ impl KeyKind {
     #[must_use]
     pub const fn is_signed_with(self) -> bool {
         matches!(self, Self::Aws)
+    }
+
+    /// Whether the key belongs to a connection rather than to a request: what stands in its slots is taken
+    /// out, and the connection that the request goes on is one which showed the key.
+    #[must_use]
+    pub const fn is_of_connection(self) -> bool {
+        matches!(self, Self::Mtls)
     }
 
     /// Whether the secret is shown to a token endpoint only, which gives access tokens for it; those are
@@ -98,6 +115,7 @@ impl KeyKind {
             Self::Hmac => matches!(slot, Slot::Bearer | Slot::Header(_) | Slot::HeaderPart(..) | Slot::Query(_)),
             Self::Basic => matches!(slot, Slot::Bearer | Slot::BasicUser | Slot::BasicPassword),
             Self::Aws => matches!(slot, Slot::Signature | Slot::Presigned),
+            Self::Mtls => matches!(slot, Slot::Bearer | Slot::Header(_)),
             _ => !matches!(slot, Slot::Signature | Slot::Presigned),
         }
     }
@@ -109,6 +127,8 @@ impl KeyKind {
         match self {
             Self::Basic => vec![Slot::BasicPassword, Slot::BasicUser, Slot::Bearer],
             Self::Aws => vec![Slot::Signature, Slot::Presigned],
+            // `Authorization` stays free for what the service wants there beside the certificate.
+            Self::Mtls => vec![Slot::Header(CLIENT_CERTIFICATE)],
             _ => vec![Slot::Bearer],
         }
     }

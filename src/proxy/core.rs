@@ -320,6 +320,11 @@ impl Core {
             self.running.changed();
         }
         self.upstream.reap();
+        // Also what came back to its pool after its key was rotated or revoked.
+        self.upstream.close_shown(|(key, version)| {
+            let key = self.shared.registry.key(key);
+            key.is_some_and(|key| key.version == version && key.out_of_use(self.shared.clock.now()).is_none())
+        });
         self.of_upstream.set(&self.upstream);
         self.timed.flush();
         if let Err(why) = self.audit.flush() {

@@ -21,7 +21,7 @@ use super::target;
 use super::tunnel::{Tunnel, authenticate};
 use super::upload::Upload;
 use super::websocket::{self, Asked, Decided};
-use super::{Mode, bounds, forward, issue, mint, put, signed, whole};
+use super::{Mode, bounds, certificate, forward, issue, mint, put, signed, whole};
 use crate::credential::aws::ChunkError;
 use crate::model::{ExchangeId, OrgId};
 use crate::session::live::LiveSession;
@@ -212,7 +212,23 @@ async fn run(
     let mut attempt = 0;
     loop {
         attempt += 1;
-        let checkout = match asked {
+        let checkout = match &asked {
+            _ if certificate::concerns(&identified, &authorized) => {
+                let owed = step!(certificate::owe(
+                    core,
+                    tunnel,
+                    exchange,
+                    &target,
+                    &identified,
+                    policies.digest(),
+                    now,
+                    &mut authorized,
+                    session.as_ref(),
+                    &mut request,
+                    &mut account
+                ));
+                step!(owed.checkout(core, &target, asked.is_none().then_some(wanted), now))
+            }
             None => core.upstream.checkout(org, target.scheme, &target.authority, wanted, now.instant()),
             Some(_) => core.upstream.alone(org, target.scheme, &target.authority),
         };
@@ -254,7 +270,12 @@ async fn run(
             tunnel.mode.as_str(),
             core.timed.mark().saturating_duration_since(account.began().instant()).saturating_sub(waited),
         );
-        match step!(guard(run.as_ref(), pin!(connection.send(request))).await) {
+        let refusal = connection.refusal();
+        let sent = step!(guard(run.as_ref(), pin!(connection.send(request))).await);
+        if let (Err(_), Some(why)) = (&sent, refusal.and_then(|refusal| refusal.words())) {
+            return Err((Rejection::new(Code::UpstreamTls, why), account));
+        }
+        match sent {
             Ok(response) => {
                 mint::answered(core, &identified, response.status());
                 let relayed = match (asked, run) {

@@ -3,7 +3,7 @@
 //! [`identify`], [`authorize`], [`forward`], [`put`] (which has [`record`] note the use,
 //! opens the key and has [`inject`] swap it in) and [`relay`] in this order.
 //! Of keys that are minted, [`mint`] has an access token at hand before, and `issue` answers agents that
-//! ask a token endpoint themselves.
+//! ask a token endpoint themselves. A key that belongs to a connection goes its way in `certificate`.
 //! [`scrub`] takes keys out of replies and [`reject`] is the one table of refusals.
 //!
 //! Nothing here reads a file or a database: what the data path needs is in memory
@@ -15,6 +15,7 @@ pub mod authorize;
 mod balanced;
 mod blind;
 mod bounds;
+mod certificate;
 pub mod coding;
 pub mod core;
 pub mod exchange;

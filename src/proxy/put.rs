@@ -18,7 +18,7 @@ use super::signed::{self, ToSign};
 use super::target::Target;
 use super::tunnel::Tunnel;
 use super::whole::Whole;
-use super::{inject, mint};
+use super::{certificate, inject, mint};
 use crate::audit::Receipt;
 use crate::credential::{self, Credential};
 use crate::model::{ExchangeId, Slot, Timestamp};
@@ -61,7 +61,9 @@ pub fn put<B>(
         Authorized::Plain => {}
         Authorized::Swap(permits) => {
             let mut receipts = Vec::with_capacity(permits.len());
-            for (found, permit) in identified.found.iter().zip(permits) {
+            // That of a key which its connection showed is used up.
+            let put = identified.found.iter().filter(|found| !certificate::of_connection(found));
+            for (found, permit) in put.zip(permits) {
                 let (receipt, draft) =
                     record::intent(core, tunnel, exchange, target, &Use::of(found), policies, &permit, at)?;
                 account.owe(found.token.session.id, Some(Arc::clone(permit.rule())), draft);
@@ -126,6 +128,9 @@ fn enter<B>(
         (Credential::Pasted(secret), Place::Empty(slot)) => inject::fill(request, slot, secret),
         (Credential::Minted(_), _) => {
             Err(Rejection::new(Code::Internal, "what access tokens are asked for with isn't put into requests"))
+        }
+        (Credential::Certificate(_), _) => {
+            Err(Rejection::new(Code::Internal, "a client certificate isn't put into requests"))
         }
         (Credential::Basic(pair), _) => inject::replace(request, AUTHORIZATION, pair.authorization()),
         (Credential::Aws(pair), Place::Of(_)) if let Some(ToSign::Aws(signed)) = signed => signed.sign(request, pair),

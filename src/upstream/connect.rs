@@ -14,7 +14,8 @@ use tokio_rustls::client::TlsStream;
 use super::egress::{Proxy, Speaks};
 use super::lenient::Lenient;
 use super::stream::Stream;
-use super::{Error, Protocol, Settings, Stage, address, through, verdict};
+use super::verdict::Ours;
+use super::{Error, Protocol, Settings, Shown, Stage, address, through, verdict};
 use crate::model::{Authority, Host};
 
 /// The TLS configurations of one egress profile: they share their resumption store.
@@ -82,7 +83,7 @@ async fn to_proxy(settings: &Settings, tls: &Tls, proxy: &Proxy) -> Result<Strea
     }
     let stream = dial(settings, addresses).await?;
     match proxy.speaks {
-        Speaks::Https => Ok(Stream::Tls(Box::new(handshake(settings, &tls.http1, at, stream).await?))),
+        Speaks::Https => Ok(Stream::Tls(Box::new(handshake(settings, &tls.http1, at, stream, Ours::Absent).await?))),
         Speaks::Http | Speaks::Socks => Ok(Stream::Tcp(stream)),
     }
 }
@@ -174,7 +175,8 @@ fn is_of_this_machine(ip: IpAddr) -> bool {
     std::net::UdpSocket::bind(SocketAddr::new(ip, 0)).is_ok()
 }
 
-/// Does the TLS handshake, verified against the authority's host.
+/// Does the TLS handshake, verified against the authority's host; with a certificate of ours, if one is
+/// to be shown.
 ///
 /// # Errors
 /// The peer's certificate doesn't verify, it speaks no TLS that we do, or time is up.
@@ -184,13 +186,21 @@ pub async fn tls(
     authority: &Authority,
     stream: Stream,
     want: Protocol,
+    shown: Option<&Arc<Shown>>,
 ) -> Result<TlsStream<Lenient<Stream>>, Error> {
     let config = match want {
         Protocol::Http1 => &tls.http1,
         Protocol::Any => &tls.any,
         Protocol::Http2 => &tls.h2,
     };
-    handshake(settings, config, authority, Lenient::new(stream)).await
+    let stream = Lenient::new(stream);
+    let Some(shown) = shown else { return handshake(settings, config, authority, stream, Ours::Absent).await };
+    let done = handshake(settings, &shown.config(config), authority, stream, Ours::Shown).await;
+    // Without a common protocol nothing was shown yet, and another handshake follows.
+    if !matches!(done, Err(Error::NoCommonProtocol)) {
+        shown.forget();
+    }
+    done
 }
 
 async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
@@ -198,6 +208,7 @@ async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
     config: &Arc<ClientConfig>,
     authority: &Authority,
     stream: S,
+    ours: Ours,
 ) -> Result<TlsStream<S>, Error> {
     let name = match &authority.host {
         Host::Name(name) => ServerName::try_from(name.to_string())
@@ -210,7 +221,7 @@ async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(why)) => Err(match why.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>()) {
             Some(rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol)) => Error::NoCommonProtocol,
-            Some(why) => Error::Tls(verdict::words(why)),
+            Some(why) => Error::Tls(verdict::words(why, ours)),
             None => Error::Tls("the upstream closed the connection during the TLS handshake".to_owned()),
         }),
     }

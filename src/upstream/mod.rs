@@ -13,6 +13,7 @@ mod lenient;
 mod pool;
 mod reply;
 mod shared;
+mod shown;
 mod stream;
 mod through;
 mod upgrade;
@@ -29,6 +30,7 @@ use crate::model::Authority;
 pub use connect::Tls;
 pub use pool::{Checkout, Connection, Upstream, join_cookies};
 pub use reply::ReplyBody;
+pub use shown::{Refusal, Shown, Whose};
 pub use stream::Stream;
 pub use upgrade::Switched;
 

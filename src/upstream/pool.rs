@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::pin::{Pin, pin};
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::time::Instant;
 
 use foldhash::quality::RandomState;
@@ -22,9 +23,10 @@ use super::interim::{Interim, Watched};
 use super::lenient::Lenient;
 use super::reply::{Back, End, ReplyBody};
 use super::shared::{Http2, Shared};
+use super::shown::Heard;
 use super::stream::Stream;
 use super::upgrade::{Alone, Io};
-use super::{Error, Protocol, Settings, Stage, through};
+use super::{Error, Protocol, Refusal, Settings, Shown, Stage, Whose, through};
 use crate::model::{Authority, OrgId, Scheme};
 
 /// The upstream side of one core.
@@ -47,6 +49,8 @@ pub(super) struct Place {
     org: OrgId,
     scheme: Scheme,
     authority: Authority,
+    /// The client certificate that its connections showed: what is asked on them is asked by its key.
+    shows: Option<Whose>,
 }
 
 #[derive(Default)]
@@ -84,6 +88,8 @@ pub struct Connection {
     born: Instant,
     home: Weak<Inner>,
     alarm: Alarm,
+    /// Of one that shows a certificate and is fresh.
+    refusal: Option<Refusal>,
 }
 
 /// How a connection is come by.
@@ -131,38 +137,79 @@ impl Upstream {
         want: Protocol,
         now: Instant,
     ) -> Checkout<'_> {
-        let place = Place { org, scheme, authority: authority.clone() };
+        let place = Place { org, scheme, authority: authority.clone(), shows: None };
         match self.0.take(&place, want, now) {
             Some((sender, born, alarm)) => {
-                Checkout::Pooled(Connection { sender, place, born, home: Rc::downgrade(&self.0), alarm })
+                Checkout::Pooled(Connection { sender, place, born, home: Rc::downgrade(&self.0), alarm, refusal: None })
             }
             // Boxed, since dialling is rare and its state is large: it would be part of every exchange.
-            None => Checkout::New(Box::pin(self.dial(place, want))),
+            None => Checkout::New(Box::pin(self.dial(place, want, None))),
         }
     }
 
     /// What makes a connection for one request that asks to switch protocols: it is never pooled.
     pub fn alone(&self, org: OrgId, scheme: Scheme, authority: &Authority) -> Checkout<'_> {
-        let place = Place { org, scheme, authority: authority.clone() };
-        Checkout::New(Box::pin(self.dial_alone(place)))
+        let place = Place { org, scheme, authority: authority.clone(), shows: None };
+        Checkout::New(Box::pin(self.dial_alone(place, None)))
     }
 
-    async fn dial_alone(&self, place: Place) -> Result<Connection, Error> {
+    /// A pooled connection that showed this certificate.
+    pub fn shown(
+        &self,
+        whose: Whose,
+        org: OrgId,
+        authority: &Authority,
+        want: Protocol,
+        now: Instant,
+    ) -> Option<Connection> {
+        let place = Place { org, scheme: Scheme::Https, authority: authority.clone(), shows: Some(whose) };
+        let (sender, born, alarm) = self.0.take(&place, want, now)?;
+        Some(Connection { sender, place, born, home: Rc::downgrade(&self.0), alarm, refusal: None })
+    }
+
+    /// What makes a connection that shows a certificate: one that is pooled among those of the same key and
+    /// version, or, if no protocol is wanted, one for a request that asks to switch it.
+    pub fn showing(
+        &self,
+        (whose, shown): (Whose, Arc<Shown>),
+        org: OrgId,
+        authority: &Authority,
+        want: Option<Protocol>,
+    ) -> Checkout<'_> {
+        let place = Place { org, scheme: Scheme::Https, authority: authority.clone(), shows: Some(whose) };
+        match want {
+            Some(want) => Checkout::New(Box::pin(self.dial(place, want, Some(shown)))),
+            None => Checkout::New(Box::pin(self.dial_alone(place, Some(shown)))),
+        }
+    }
+
+    /// Closes the idle connections that showed a certificate of a key or version that isn't in force.
+    pub fn close_shown(&self, in_force: impl Fn(Whose) -> bool) {
+        self.0.pools.borrow_mut().retain(|place, _| place.shows.is_none_or(&in_force));
+    }
+
+    async fn dial_alone(&self, place: Place, shown: Option<Arc<Shown>>) -> Result<Connection, Error> {
         let inner = &self.0;
         let (settings, born) = (&inner.settings, Instant::now());
         let stream = connect::reach(settings, &inner.tls, &place.authority, Purpose::Stream).await?;
+        let mut refusal = None;
         let stream: Pin<Box<dyn Io>> = match place.scheme {
             Scheme::Http => Box::pin(Lenient::new(stream)),
             Scheme::Https => {
-                Box::pin(connect::tls(settings, &inner.tls, &place.authority, stream, Protocol::Http1).await?)
+                let (authority, shown) = (&place.authority, shown.as_ref());
+                let stream = connect::tls(settings, &inner.tls, authority, stream, Protocol::Http1, shown).await?;
+                match shown {
+                    None => Box::pin(stream),
+                    Some(_) => Box::pin(heard(stream, &mut refusal)),
+                }
             }
         };
         let interim = Interim::new(settings.interim, &inner.interim);
         let sender = Sender::Alone(Alone { stream, interim, open: Open::new(&inner.open) });
-        Ok(Connection { sender, place, born, home: Rc::downgrade(&self.0), alarm: Alarm::default() })
+        Ok(Connection { sender, place, born, home: Rc::downgrade(&self.0), alarm: Alarm::default(), refusal })
     }
 
-    async fn dial(&self, place: Place, want: Protocol) -> Result<Connection, Error> {
+    async fn dial(&self, place: Place, want: Protocol, shown: Option<Arc<Shown>>) -> Result<Connection, Error> {
         let inner = &self.0;
         let (settings, born) = (&inner.settings, Instant::now());
         let home = Rc::downgrade(&self.0);
@@ -171,33 +218,40 @@ impl Upstream {
         let stream = connect::reach(settings, &inner.tls, &place.authority, purpose).await?;
         if clear {
             let sender = http1_handshake(Lenient::new(stream), inner).await?;
-            return Ok(Connection { sender, place, born, home, alarm: Alarm::default() });
+            return Ok(Connection { sender, place, born, home, alarm: Alarm::default(), refusal: None });
         }
         let want = if inner.only_h2(&place) { Protocol::Http2 } else { want };
-        let stream = match connect::tls(settings, &inner.tls, &place.authority, stream, want).await {
+        let shown = shown.as_ref();
+        let stream = match connect::tls(settings, &inner.tls, &place.authority, stream, want, shown).await {
             Err(Error::NoCommonProtocol) if want == Protocol::Http1 => {
                 inner.pools.borrow_mut().entry(place.clone()).or_default().only_h2 = true;
                 let stream = connect::reach(settings, &inner.tls, &place.authority, purpose).await?;
-                connect::tls(settings, &inner.tls, &place.authority, stream, Protocol::Http2).await?
+                connect::tls(settings, &inner.tls, &place.authority, stream, Protocol::Http2, shown).await?
             }
             other => other?,
         };
-        let sender = match stream.get_ref().1.alpn_protocol() {
-            Some(b"h2") => {
-                let streams = settings.pool.streams;
-                let fresh = Shared::open(stream, streams, born, Open::new(&inner.open)).await?;
-                let sender = fresh.share();
-                let mut pools = inner.pools.borrow_mut();
-                let of = &mut pools.entry(place.clone()).or_default().shared;
-                // Of several that were dialled at once, one is enough for whatever comes next.
-                if !of.iter().any(|s| s.is_good(born, settings.pool.lifetime) && s.has_room(streams)) {
-                    of.push(fresh);
-                }
-                Sender::Http2(sender)
+        let (h2, mut refusal) = (stream.get_ref().1.alpn_protocol() == Some(b"h2"), None);
+        let sender = if h2 {
+            let (streams, open) = (settings.pool.streams, Open::new(&inner.open));
+            let fresh = match shown {
+                None => Shared::open(stream, streams, born, open).await?,
+                Some(_) => Shared::open(heard(stream, &mut refusal), streams, born, open).await?,
+            };
+            let sender = fresh.share();
+            let mut pools = inner.pools.borrow_mut();
+            let of = &mut pools.entry(place.clone()).or_default().shared;
+            // Of several that were dialled at once, one is enough for whatever comes next.
+            if !of.iter().any(|s| s.is_good(born, settings.pool.lifetime) && s.has_room(streams)) {
+                of.push(fresh);
             }
-            _ => http1_handshake(stream, inner).await?,
+            Sender::Http2(sender)
+        } else {
+            match shown {
+                None => http1_handshake(stream, inner).await?,
+                Some(_) => http1_handshake(heard(stream, &mut refusal), inner).await?,
+            }
         };
-        Ok(Connection { sender, place, born, home, alarm: Alarm::default() })
+        Ok(Connection { sender, place, born, home, alarm: Alarm::default(), refusal })
     }
 
     /// Closes what has been idle or alive for too long; called at the core's tick.
@@ -313,7 +367,21 @@ where
     Ok(Sender::Http1(Http1 { sender, interim }))
 }
 
+/// The stream, whose last alert is kept.
+fn heard<S>(stream: S, refusal: &mut Option<Refusal>) -> Heard<S> {
+    let (stream, heard) = Heard::new(stream);
+    *refusal = Some(heard);
+    stream
+}
+
 impl Connection {
+    /// What the upstream will have said if it doesn't take the certificate that this connection is the first
+    /// to show it.
+    #[must_use]
+    pub fn refusal(&self) -> Option<Refusal> {
+        self.refusal.clone()
+    }
+
     /// Sends the request, whose URI has path and query only, and waits for the reply's head.
     ///
     /// # Errors

@@ -8,12 +8,19 @@ use rustls::{AlertDescription, CertificateError, Error};
 
 use crate::model::Timestamp;
 
+/// Whether the upstream was shown a certificate of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ours {
+    Shown,
+    Absent,
+}
+
 /// What rustls says of the handshake.
-pub(super) fn words(why: &Error) -> String {
+pub(super) fn words(why: &Error, ours: Ours) -> String {
     match why {
         Error::InvalidCertificate(why) => format!("the upstream's certificate {}", of_certificate(why)),
         Error::NoCertificatesPresented => "the upstream showed no certificate".to_owned(),
-        Error::AlertReceived(alert) => of_alert(*alert),
+        Error::AlertReceived(alert) => of_alert(*alert, ours),
         Error::PeerIncompatible(_) => NOTHING_IN_COMMON.to_owned(),
         Error::InvalidMessage(_) => "what the upstream sent isn't TLS; is this the port of a plain service?".to_owned(),
         Error::PeerMisbehaved(_) => "the upstream broke the rules of TLS".to_owned(),
@@ -72,17 +79,29 @@ fn day(at: UnixTime) -> String {
     Timestamp(millis).to_string().split('T').next().unwrap_or_default().to_owned()
 }
 
-fn of_alert(alert: AlertDescription) -> String {
+/// What an upstream means by an alert (RFC 8446 section 6.2).
+pub(super) fn of_alert(alert: AlertDescription, ours: Ours) -> String {
     use AlertDescription as A;
-    let text = match alert {
-        A::HandshakeFailure | A::ProtocolVersion | A::InsufficientSecurity => NOTHING_IN_COMMON,
-        A::UnrecognisedName => "the upstream serves no host of this name",
-        A::CertificateRequired | A::BadCertificate | A::UnknownCA | A::CertificateUnknown | A::AccessDenied => {
-            "the upstream wants a certificate of its client, and sallyport shows none"
-        }
-        other => return format!("the upstream broke off the TLS handshake (alert {})", u8::from(other)),
+    let of_ours = match alert {
+        A::CertificateRequired => Some("it wants one that it doesn't get"),
+        A::BadCertificate | A::CertificateUnknown => Some("it can't be used there"),
+        A::UnsupportedCertificate => Some("it is of a kind that isn't taken there"),
+        A::CertificateRevoked => Some("it was revoked"),
+        A::CertificateExpired => Some("it has expired, or isn't valid yet"),
+        A::UnknownCA => Some("no authority that is trusted there has signed it"),
+        A::AccessDenied => Some("it is valid, and its owner may not do this"),
+        A::DecryptError => Some("its signature doesn't verify"),
+        _ => None,
     };
-    text.to_owned()
+    match (alert, ours, of_ours) {
+        (_, Ours::Shown, Some(why)) => format!("the upstream doesn't take the client certificate: {why}"),
+        (_, Ours::Absent, Some(_)) => {
+            "the upstream wants a certificate of its client, and no key of kind mtls was asked for".to_owned()
+        }
+        (A::HandshakeFailure | A::ProtocolVersion | A::InsufficientSecurity, ..) => NOTHING_IN_COMMON.to_owned(),
+        (A::UnrecognisedName, ..) => "the upstream serves no host of this name".to_owned(),
+        (other, ..) => format!("the upstream broke off the TLS handshake (alert {})", u8::from(other)),
+    }
 }
 
 #[cfg(test)]
@@ -123,7 +142,7 @@ mod tests {
             (E::BadEncoding, ["can't be read", "rules"]),
         ] {
             let name = format!("{why:?}");
-            let said = words(&Error::InvalidCertificate(why));
+            let said = words(&Error::InvalidCertificate(why), Ours::Absent);
             assert!(has.iter().all(|part| said.contains(part)), "{name}: {said}");
             assert!(!said.contains("sk-a-key") && !said.contains("Context") && !said.contains('{'), "{said}");
         }

@@ -7,6 +7,8 @@ mod hmac;
 mod issued;
 mod kinds;
 mod minted;
+mod mtls;
+mod mtls_attacks;
 mod rotated;
 
 use std::time::Duration;

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -15,6 +16,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::server::WebPkiClientVerifier;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -31,6 +33,8 @@ pub struct Received {
     pub headers: HeaderMap,
     pub body: Bytes,
     pub trailers: Option<HeaderMap>,
+    /// The certificate that the client showed on its connection.
+    pub certificate: Option<CertificateDer<'static>>,
 }
 
 impl Received {
@@ -107,6 +111,17 @@ pub enum Certificate {
     UnknownAuthority,
 }
 
+/// Which clients the upstream takes.
+#[derive(Clone, Default)]
+pub enum Clients {
+    #[default]
+    All,
+    /// It asks for certificates below this root, and takes clients without one.
+    Known(CertificateDer<'static>),
+    /// It takes nobody without one.
+    Only(CertificateDer<'static>),
+}
+
 /// How the upstream is set up.
 #[derive(Clone)]
 pub struct Setup {
@@ -115,6 +130,7 @@ pub struct Setup {
     pub alpn: Vec<&'static str>,
     pub certificate: Certificate,
     pub versions: Vec<&'static rustls::SupportedProtocolVersion>,
+    pub clients: Clients,
 }
 
 impl Default for Setup {
@@ -124,6 +140,7 @@ impl Default for Setup {
             alpn: vec!["h2", "http/1.1"],
             certificate: Certificate::Good,
             versions: vec![&rustls::version::TLS13, &rustls::version::TLS12],
+            clients: Clients::All,
         }
     }
 }
@@ -134,6 +151,7 @@ pub struct Upstream {
     pub ca_pem: String,
     received: Arc<Mutex<Vec<Received>>>,
     connections: Arc<Mutex<usize>>,
+    open: Arc<AtomicUsize>,
 }
 
 impl Upstream {
@@ -144,17 +162,24 @@ impl Upstream {
         let received: Arc<Mutex<Vec<Received>>> = Arc::default();
         let connections = Arc::new(Mutex::new(0));
         let (seen, count) = (Arc::clone(&received), Arc::clone(&connections));
+        let open: Arc<AtomicUsize> = Arc::default();
+        let opened = Arc::clone(&open);
         tokio::spawn(async move {
             let acceptor = TlsAcceptor::from(config);
             while let Ok((stream, _)) = listener.accept().await {
                 *count.lock().expect("not poisoned") += 1;
                 stream.set_nodelay(true).expect("set");
                 let (acceptor, seen, answer) = (acceptor.clone(), Arc::clone(&seen), Arc::clone(&answer));
+                let open = Arc::clone(&opened);
                 tokio::spawn(async move {
                     let Ok(stream) = acceptor.accept(stream).await else { return };
                     let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-                    let service = service_fn(move |request| serve(request, Arc::clone(&seen), Arc::clone(&answer)));
+                    let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first().cloned());
+                    let service = service_fn(move |request| {
+                        serve(request, shown.clone(), Arc::clone(&seen), Arc::clone(&answer))
+                    });
                     let io = TokioIo::new(stream);
+                    open.fetch_add(1, Ordering::SeqCst);
                     if h2 {
                         let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
                         let _ = server.serve_connection(io, service).await;
@@ -162,10 +187,11 @@ impl Upstream {
                         let mut server = hyper::server::conn::http1::Builder::new();
                         let _ = server.half_close(true).serve_connection(io, service).await;
                     }
+                    open.fetch_sub(1, Ordering::SeqCst);
                 });
             }
         });
-        Self { addr, ca_pem, received, connections }
+        Self { addr, ca_pem, received, connections, open }
     }
 
     /// An upstream that answers each request head with the same raw bytes, and closes if told so.
@@ -211,7 +237,7 @@ impl Upstream {
                 });
             }
         });
-        Self { addr, ca_pem, received: Arc::default(), connections }
+        Self { addr, ca_pem, received: Arc::default(), connections, open: Arc::default() }
     }
 
     /// An upstream that answers requests while they still arrive. It keeps nothing of them.
@@ -235,7 +261,7 @@ impl Upstream {
 
     /// One that runs elsewhere, so that nothing is known of what it receives.
     pub fn elsewhere(addr: SocketAddr, ca_pem: String) -> Self {
-        Self { addr, ca_pem, received: Arc::default(), connections: Arc::default() }
+        Self { addr, ca_pem, received: Arc::default(), connections: Arc::default(), open: Arc::default() }
     }
 
     /// Everything received so far.
@@ -250,6 +276,11 @@ impl Upstream {
         all.into_iter().next().expect("one")
     }
 
+    /// How many connections are open that came through their handshake.
+    pub fn open(&self) -> usize {
+        self.open.load(Ordering::SeqCst)
+    }
+
     /// How many connections were accepted.
     pub fn connections(&self) -> usize {
         *self.connections.lock().expect("not poisoned")
@@ -258,6 +289,7 @@ impl Upstream {
 
 async fn serve(
     request: Request<Incoming>,
+    certificate: Option<CertificateDer<'static>>,
     seen: Arc<Mutex<Vec<Received>>>,
     answer: Answer,
 ) -> Result<Response<Channel<Bytes, Infallible>>, hyper::Error> {
@@ -273,6 +305,7 @@ async fn serve(
         headers: parts.headers,
         body: body.to_bytes(),
         trailers,
+        certificate,
     };
     seen.lock().expect("not poisoned").push(received.clone());
     let reply = answer(&received);
@@ -309,12 +342,22 @@ pub fn tls(setup: &Setup) -> (Arc<ServerConfig>, String) {
     let (leaf, key, ca_pem) = certificate(setup);
     let chain = vec![CertificateDer::from(leaf.der().to_vec())];
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-    let mut config = ServerConfig::builder_with_provider(sallyport::tls::provider())
+    let config = ServerConfig::builder_with_provider(sallyport::tls::provider())
         .with_protocol_versions(&setup.versions)
-        .expect("versions")
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .expect("a certificate that fits its key");
+        .expect("versions");
+    let verifier = |root: &CertificateDer<'static>| {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(root.clone()).expect("a root");
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), sallyport::tls::provider())
+    };
+    let config = match &setup.clients {
+        Clients::All => config.with_no_client_auth(),
+        Clients::Known(root) => {
+            config.with_client_cert_verifier(verifier(root).allow_unauthenticated().build().expect("a verifier"))
+        }
+        Clients::Only(root) => config.with_client_cert_verifier(verifier(root).build().expect("a verifier")),
+    };
+    let mut config = config.with_single_cert(chain, key).expect("a certificate that fits its key");
     config.alpn_protocols = setup.alpn.iter().map(|p| p.as_bytes().to_vec()).collect();
     (Arc::new(config), ca_pem)
 }
