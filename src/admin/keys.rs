@@ -139,7 +139,7 @@ pub(super) struct New {
     #[schema(max_items = 20)]
     slots: Option<Vec<String>>,
     /// The address of an installation of one's own, such as `https://gitlab.example.com`: the key goes
-    /// there alone, instead of to the provider's hosts.
+    /// there alone, instead of to the provider's hosts. It may be an address of sallyport's own machine, which is reached for this key alone.
     base_url: Option<String>,
     /// `loopback` lets the key go to this machine without TLS.
     #[schema(pattern = "^(never|loopback)$")]

@@ -32,7 +32,7 @@ use crate::session::registry::Registry;
 use crate::store::{Find, Store};
 use crate::telemetry::Metrics;
 use crate::tls::ca::LeafCache;
-use crate::upstream;
+use crate::upstream::{self, Word};
 use crate::vault::Vault;
 
 /// How often a core looks for what has to stop and writes what waits.
@@ -340,7 +340,8 @@ pub fn metrics_text(shared: &Shared) -> String {
     shared.metrics.text()
 }
 
-/// The gateway's routes: those of the services that are known, and over them those that are set.
+/// The gateway's routes: those of the services that are known, and over them those that are set. What an
+/// operator wrote, in the settings or in a provider's file, may lead to this machine.
 ///
 /// # Errors
 /// One that is set isn't a base URL.
@@ -348,11 +349,14 @@ pub(super) fn routes(
     providers: &providers::Library,
     set: &HashMap<String, String>,
 ) -> anyhow::Result<HashMap<String, Route>> {
-    let of_providers = |p: &providers::Provider| Some((p.name.to_string(), Route::from(p.base.clone()?)));
+    let of_providers = |p: &providers::Provider| {
+        let by = if p.own { Word::Operator } else { Word::Check };
+        Some((p.name.to_string(), Route::new(p.base.clone()?, by)))
+    };
     let mut routes: HashMap<_, _> = providers.current().iter().filter_map(of_providers).collect();
     for (name, base) in set {
         let base = BaseUrl::parse(base).with_context(|| format!("gateway route {name}"))?;
-        routes.insert(name.clone(), base.into());
+        routes.insert(name.clone(), Route::new(base, Word::Operator));
     }
     Ok(routes)
 }

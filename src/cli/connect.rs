@@ -21,7 +21,7 @@ use crate::credential::oauth::{Settings, ask};
 use crate::model::{Clock as _, Name, OrgId, SystemClock, TokenEndpoint};
 use crate::providers::connect::{Connection, connections};
 use crate::tls::trust;
-use crate::upstream::{Tls, Upstream};
+use crate::upstream::{Tls, Upstream, Word};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -118,6 +118,9 @@ impl Service {
         Ok(Self { connection: known, authorize, token, device, issuer })
     }
 }
+
+/// Who runs this command means the addresses that are asked.
+const OPERATOR: (OrgId, Word) = (OrgId::DEFAULT, Word::Operator);
 
 pub async fn run(client: &Client, config: &Config, args: Args) -> anyhow::Result<()> {
     let service = Service::of(&args)?;
@@ -216,7 +219,7 @@ impl Asking<'_> {
         let code = timeout_at(deadline, self.came_back(&listener, port, &tried)).await;
         let code = code.context("nobody said yes in time; --wait says how long to wait")??;
         let request = self.registered.redeem(&tried, &code)?;
-        let answered = ask::ask(self.upstream, OrgId::DEFAULT, &self.registered.token, request, self.settings).await?;
+        let answered = ask::ask(self.upstream, OPERATOR, &self.registered.token, request, self.settings).await?;
         let now = SystemClock.now();
         Ok(reply::read(&self.registered.token, answered.status, &answered.body, self.settings, now)?)
     }
@@ -247,7 +250,7 @@ impl Asking<'_> {
     async fn device(&self, deadline: Instant) -> anyhow::Result<Granted> {
         let device = self.service.device.as_ref().context("the service has no device flow; leave out --device")?;
         let request = self.registered.device(device)?;
-        let answered = ask::ask(self.upstream, OrgId::DEFAULT, device, request, self.settings).await?;
+        let answered = ask::ask(self.upstream, OPERATOR, device, request, self.settings).await?;
         let codes: DeviceCodes = serde_json::from_slice(&answered.body).map_err(|_| {
             let code = reply::error_code(&answered.body).unwrap_or("an answer without codes");
             anyhow::anyhow!("the service at {} gave no codes: {code}", device.authority)
@@ -261,7 +264,7 @@ impl Asking<'_> {
             sleep(Duration::from_secs(pause)).await;
             let request = self.registered.poll(&codes)?;
             let token = &self.registered.token;
-            let answered = ask::ask(self.upstream, OrgId::DEFAULT, token, request, self.settings).await?;
+            let answered = ask::ask(self.upstream, OPERATOR, token, request, self.settings).await?;
             match reply::error_code(&answered.body) {
                 Some("authorization_pending") => {}
                 Some("slow_down") => pause = (pause + 5).min(PAUSES.1),

@@ -41,6 +41,19 @@ impl Destination {
         scheme_fits && self.hosts.iter().any(|p| p.matches(authority, scheme.default_port()))
     }
 
+    /// Whether it names exactly this authority, which is this machine, with the scheme that is meant there:
+    /// without TLS if clear text is allowed, with it otherwise. Whoever stored the key means that address.
+    #[must_use]
+    pub fn registers(&self, scheme: Scheme, authority: &Authority) -> bool {
+        let meant = match self.cleartext {
+            Cleartext::Never => Scheme::Https,
+            Cleartext::Loopback => Scheme::Http,
+        };
+        let exactly =
+            |pattern: &HostPattern| pattern.exact().is_some() && pattern.matches(authority, meant.default_port());
+        authority.host.is_loopback() && scheme == meant && self.hosts.iter().any(exactly)
+    }
+
     /// What is bound into seals and MACs, so that a key can't be pointed elsewhere: SHA-256 over
     /// hosts, slots and the clear-text rule, each with its length.
     #[must_use]

@@ -24,7 +24,7 @@ use crate::model::{ExchangeId, Scheme};
 use crate::policy::Permit;
 use crate::session::live::LiveSession;
 use crate::session::registry::Moment;
-use crate::upstream::{Checkout, Protocol, Shown};
+use crate::upstream::{Checkout, Place, Protocol, Shown};
 use crate::vault::key::Key;
 
 /// A certificate that the request's connection shows: permitted and recorded.
@@ -112,21 +112,21 @@ impl Owed {
     pub fn checkout<'a>(
         self,
         core: &'a Core,
-        target: &Target,
+        place: Place,
         want: Option<Protocol>,
         moment: Moment,
     ) -> Result<Checkout<'a>, Rejection> {
         let Self { exchange, key, permit, receipt } = self;
-        let (whose, at) = ((key.id, key.version), &target.authority);
+        let whose = (key.id, key.version);
         if let Some(want) = want
-            && let Some(pooled) = core.upstream.shown(whose, key.org, at, want, moment.instant())
+            && let Some(pooled) = core.upstream.shown(place.clone(), whose, want, moment.instant())
         {
             return Ok(Checkout::Pooled(pooled));
         }
         match put::opened(core, exchange, &key, permit, receipt)? {
             Credential::Certificate(identity) => {
                 let shown = Shown::new(identity.certified());
-                Ok(core.upstream.showing((whose, shown), key.org, at, want))
+                Ok(core.upstream.showing(place, (whose, shown), want))
             }
             _ => Err(Rejection::new(Code::Internal, "the key holds no client certificate")),
         }

@@ -32,7 +32,7 @@ use crate::session::live::Masked;
 use crate::session::registry::Registry;
 use crate::telemetry::{Metrics, Timed};
 use crate::tls::ca::LeafCache;
-use crate::upstream::Upstream;
+use crate::upstream::{Upstream, Word};
 use crate::vault::Vault;
 use crate::vault::key::Key;
 
@@ -45,11 +45,15 @@ pub struct Route {
     pub authority: Authority,
     /// Put before the rest of the path; empty, or begins with `/` and doesn't end with one.
     pub base_path: String,
+    /// By whose word its address is dialled.
+    pub by: Word,
 }
 
-impl From<BaseUrl> for Route {
-    fn from(base: BaseUrl) -> Self {
-        Self { scheme: base.scheme, authority: base.authority, base_path: base.path }
+impl Route {
+    /// The route to this base URL, which somebody's word stands for.
+    #[must_use]
+    pub fn new(base: BaseUrl, by: Word) -> Self {
+        Self { scheme: base.scheme, authority: base.authority, base_path: base.path, by }
     }
 }
 

@@ -26,7 +26,7 @@ use crate::credential::aws::ChunkError;
 use crate::model::{ExchangeId, OrgId};
 use crate::session::live::LiveSession;
 use crate::session::registry::Moment;
-use crate::upstream::{self, Checkout};
+use crate::upstream::{self, Checkout, Place};
 
 /// How often a request is tried again on a fresh connection when a pooled one turned out closed
 /// before anything was written.
@@ -209,9 +209,11 @@ async fn run(
     }
 
     let org = identified.found.first().map_or(OrgId::DEFAULT, |found| found.token.session.org);
+    let by = forward::word(&target, &identified, &authorized);
     let mut attempt = 0;
     loop {
         attempt += 1;
+        let place = Place::of(org, target.scheme, &target.authority).by(by);
         let checkout = match &asked {
             _ if certificate::concerns(&identified, &authorized) => {
                 let owed = step!(certificate::owe(
@@ -227,10 +229,10 @@ async fn run(
                     &mut request,
                     &mut account
                 ));
-                step!(owed.checkout(core, &target, asked.is_none().then_some(wanted), now))
+                step!(owed.checkout(core, place, asked.is_none().then_some(wanted), now))
             }
-            None => core.upstream.checkout(org, target.scheme, &target.authority, wanted, now.instant()),
-            Some(_) => core.upstream.alone(org, target.scheme, &target.authority),
+            None => core.upstream.checkout(place, wanted, now.instant()),
+            Some(_) => core.upstream.alone(place),
         };
         let connection = match checkout {
             Checkout::Pooled(connection) => connection,

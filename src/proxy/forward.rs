@@ -6,10 +6,13 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Version};
 
+use super::authorize::Authorized;
 use super::coding;
+use super::identify::Identified;
 use super::reject::{Code, Rejection};
 use super::target::Target;
-use crate::upstream;
+use crate::upstream::{self, Word};
+use crate::vault::key::Key;
 
 /// How the reply to a request comes back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,6 +95,20 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) -> Result<(), Rejection> {
     };
     remove_all(headers, always);
     Ok(())
+}
+
+/// By whose word the address is dialled: that of the route, or of whoever stored a key that is used.
+pub fn word(target: &Target, identified: &Identified, authorized: &Authorized) -> Word {
+    if !target.authority.host.is_loopback() {
+        return target.by;
+    }
+    let registers = |key: &Key| key.destination.registers(target.scheme, &target.authority);
+    let used = match authorized {
+        Authorized::Plain => false,
+        Authorized::Swap(_) => identified.found.iter().any(|found| registers(&found.key)),
+        Authorized::Fill(fill) => registers(&fill.0),
+    };
+    if used { Word::Operator } else { target.by }
 }
 
 /// Which protocol to ask the upstream for: what the agent speaks, so that nothing is translated

@@ -30,6 +30,7 @@ use crate::model::{ExchangeId, Secret, Slot};
 use crate::policy::Decision;
 use crate::session::live::{LiveSession, LiveToken};
 use crate::session::registry::Moment;
+use crate::upstream::Word;
 use crate::vault::key::Key;
 
 /// Whether a key of the request is minted; without any, nothing here is paid for.
@@ -223,7 +224,8 @@ async fn once(core: &Core, key: &Key, cause: &Cause) -> Result<Minted, Failure> 
     // One try doesn't outlast the longest wait for an upstream either.
     settings.deadline = settings.deadline.min(core.upstream.settings().deadlines.headers);
     let sent = request.body().len() as u64;
-    let asking: Pin<Box<_>> = Box::pin(ask::ask(&core.upstream, key.org, endpoint, request, &settings));
+    let by = if key.destination.registers(endpoint.scheme, &endpoint.authority) { Word::Operator } else { Word::Check };
+    let asking: Pin<Box<_>> = Box::pin(ask::ask(&core.upstream, (key.org, by), endpoint, request, &settings));
     let answered = asking.await;
     let (status, received) =
         answered.as_ref().map_or((None, 0), |answered| (Some(answered.status.as_u16()), answered.body.len() as u64));

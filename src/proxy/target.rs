@@ -10,6 +10,7 @@ use super::core::{Core, Route};
 use super::reject::{Code, Rejection};
 use super::tunnel::Tunnel;
 use crate::model::{Authority, Scheme, nearest};
+use crate::upstream::Word;
 
 /// Where a request goes.
 #[derive(Debug, Clone)]
@@ -20,6 +21,8 @@ pub struct Target {
     pub authority: Authority,
     /// Path and query, byte for byte as they are sent on.
     pub path_and_query: http::uri::PathAndQuery,
+    /// By whose word its address is dialled, whatever keys are used.
+    pub by: Word,
 }
 
 impl Target {
@@ -105,7 +108,7 @@ fn inside_tunnel<B>(scheme: Scheme, authority: &Authority, request: &Request<B>)
         }
         agrees(authority, named.as_str(), scheme.default_port())?;
     }
-    Ok(Target { scheme, authority: authority.clone(), path_and_query: origin_path(request) })
+    Ok(Target { scheme, authority: authority.clone(), path_and_query: origin_path(request), by: Word::Check })
 }
 
 fn absolute<B>(tunnel: &Tunnel, request: &Request<B>) -> Result<Target, Rejection> {
@@ -127,7 +130,7 @@ fn absolute<B>(tunnel: &Tunnel, request: &Request<B>) -> Result<Target, Rejectio
     if let Some(host) = host(request)? {
         agrees(&authority, host, scheme.default_port())?;
     }
-    Ok(Target { scheme, authority, path_and_query: origin_path(request) })
+    Ok(Target { scheme, authority, path_and_query: origin_path(request), by: Word::Check })
 }
 
 /// `/openai/v1/models` -> the route `openai`'s base URL and `/v1/models`.
@@ -143,7 +146,7 @@ fn gateway<B>(core: &Core, request: &Request<B>) -> Result<Target, Rejection> {
     let slash = if tail.starts_with('/') { "" } else { "/" };
     let path = format!("{}{slash}{tail}", route.base_path);
     let path_and_query = path.parse().map_err(|_| Rejection::new(Code::BadRequest, "the path can't be read"))?;
-    Ok(Target { scheme: route.scheme, authority: route.authority.clone(), path_and_query })
+    Ok(Target { scheme: route.scheme, authority: route.authority.clone(), path_and_query, by: route.by })
 }
 
 /// The path's first segment names no route. It isn't repeated: whatever isn't a route may be a key.

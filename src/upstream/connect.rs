@@ -1,6 +1,6 @@
 //! Resolve, check, dial that address, or have a proxy do so; verify.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use rustls::pki_types::ServerName;
@@ -45,12 +45,30 @@ pub enum Purpose {
     ClearRequests,
 }
 
+/// By whose word an address is dialled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Word {
+    /// Nobody's: it has to be one that agents may reach.
+    Check,
+    /// The operator's, who registered this very address for the key or the route by which it is asked for. A
+    /// name other than `localhost` is none.
+    Operator,
+}
+
 /// Reaches the authority, directly or through the proxy before it.
 ///
 /// # Errors
 /// Its address, or its name where it says enough, is refused; nobody answers, or time is up.
-pub async fn reach(settings: &Settings, tls: &Tls, authority: &Authority, purpose: Purpose) -> Result<Stream, Error> {
-    let Some(proxy) = way(settings, authority) else { return direct(settings, authority).await.map(Stream::Tcp) };
+pub async fn reach(
+    settings: &Settings,
+    tls: &Tls,
+    authority: &Authority,
+    by: Word,
+    purpose: Purpose,
+) -> Result<Stream, Error> {
+    let Some(proxy) = way(settings, authority, by) else {
+        return direct(settings, authority, by).await.map(Stream::Tcp);
+    };
     // The proxy resolves names, so it alone can check what they lead to.
     if authority.host.is_loopback() {
         checked(settings, authority, vec![SocketAddr::new(Ipv4Addr::LOCALHOST.into(), authority.port)])?;
@@ -68,8 +86,22 @@ pub async fn reach(settings: &Settings, tls: &Tls, authority: &Authority, purpos
 }
 
 /// The proxy before the authority, if it is reached through one. One that is pinned isn't.
-pub fn way<'a>(settings: &'a Settings, authority: &Authority) -> Option<&'a Proxy> {
-    settings.egress.of(authority).filter(|_| !settings.resolve.contains_key(authority))
+pub fn way<'a>(settings: &'a Settings, authority: &Authority, by: Word) -> Option<&'a Proxy> {
+    let proxy = settings.egress.of(authority).filter(|_| !settings.resolve.contains_key(authority));
+    proxy.filter(|_| by == Word::Check || registered(authority).is_none())
+}
+
+/// The addresses that an authority names by itself, without anyone who could say otherwise.
+fn registered(authority: &Authority) -> Option<Vec<SocketAddr>> {
+    let at = |ip| SocketAddr::new(ip, authority.port);
+    match &authority.host {
+        Host::Ip(ip) => Some(vec![at(*ip)]),
+        // RFC 6761 section 6.3.
+        Host::Name(name) if &**name == "localhost" => {
+            Some(vec![at(Ipv4Addr::LOCALHOST.into()), at(Ipv6Addr::LOCALHOST.into())])
+        }
+        Host::Name(_) => None,
+    }
 }
 
 async fn to_proxy(settings: &Settings, tls: &Tls, proxy: &Proxy) -> Result<Stream, Error> {
@@ -102,11 +134,16 @@ fn of_proxy(why: Error) -> Error {
 }
 
 /// Dials the first of the authority's addresses that answers. Only addresses that passed the check
-/// are dialled, and a pinned address passes it by the operator's word.
-async fn direct(settings: &Settings, authority: &Authority) -> Result<TcpStream, Error> {
-    let addresses = match settings.resolve.get(authority) {
-        Some(pinned) => vec![*pinned],
-        None => checked(settings, authority, resolve(settings, authority).await?)?,
+/// are dialled, and a pinned or registered address passes it by the operator's word; our own listeners
+/// nobody registers.
+async fn direct(settings: &Settings, authority: &Authority, by: Word) -> Result<TcpStream, Error> {
+    let addresses = match (settings.resolve.get(authority), registered(authority).filter(|_| by == Word::Operator)) {
+        (Some(pinned), _) => vec![*pinned],
+        (None, Some(own)) if own.iter().any(|at| is_own(settings, at)) => {
+            return Err(Error::Blocked { class: address::Class::Own, authority: authority.clone() });
+        }
+        (None, Some(registered)) => registered,
+        (None, None) => checked(settings, authority, resolve(settings, authority).await?)?,
     };
     dial(settings, addresses).await
 }

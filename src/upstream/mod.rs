@@ -27,8 +27,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::model::Authority;
-pub use connect::Tls;
-pub use pool::{Checkout, Connection, Upstream, join_cookies};
+pub use connect::{Tls, Word};
+pub use pool::{Checkout, Connection, Place, Upstream, join_cookies};
 pub use reply::ReplyBody;
 pub use shown::{Refusal, Shown, Whose};
 pub use stream::Stream;

@@ -17,7 +17,7 @@ use hyper_util::rt::TokioIo;
 
 use super::RequestBody;
 use super::alarm::Alarm;
-use super::connect::{self, Purpose, Tls};
+use super::connect::{self, Purpose, Tls, Word};
 use super::egress::{Credentials, Proxy, Speaks};
 use super::interim::{Interim, Watched};
 use super::lenient::Lenient;
@@ -45,12 +45,32 @@ pub(super) struct Inner {
 
 /// What connections may be shared by: nothing else may differ between two requests on one.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub(super) struct Place {
+pub struct Place {
     org: OrgId,
     scheme: Scheme,
     authority: Authority,
+    /// By whose word its address is dialled: without it nobody gets the connection either.
+    by: Word,
     /// The client certificate that its connections showed: what is asked on them is asked by its key.
     shows: Option<Whose>,
+}
+
+impl Place {
+    /// An authority whose address has to pass the check.
+    #[must_use]
+    pub fn of(org: OrgId, scheme: Scheme, authority: &Authority) -> Self {
+        Self { org, scheme, authority: authority.clone(), by: Word::Check, shows: None }
+    }
+
+    /// The same, by this word.
+    #[must_use]
+    pub fn by(self, by: Word) -> Self {
+        Self { by, ..self }
+    }
+
+    fn showing(self, whose: Whose) -> Self {
+        Self { shows: Some(whose), ..self }
+    }
 }
 
 #[derive(Default)]
@@ -125,58 +145,32 @@ impl Upstream {
     /// # Errors
     /// See [`Error`].
     pub async fn bare(&self, authority: &Authority) -> Result<Stream, Error> {
-        connect::reach(&self.0.settings, &self.0.tls, authority, Purpose::Stream).await
+        connect::reach(&self.0.settings, &self.0.tls, authority, Word::Check, Purpose::Stream).await
     }
 
-    /// A pooled connection to the authority; else what makes a new one.
-    pub fn checkout(
-        &self,
-        org: OrgId,
-        scheme: Scheme,
-        authority: &Authority,
-        want: Protocol,
-        now: Instant,
-    ) -> Checkout<'_> {
-        let place = Place { org, scheme, authority: authority.clone(), shows: None };
-        match self.0.take(&place, want, now) {
-            Some((sender, born, alarm)) => {
-                Checkout::Pooled(Connection { sender, place, born, home: Rc::downgrade(&self.0), alarm, refusal: None })
-            }
+    /// A pooled connection to the place; else what makes a new one.
+    pub fn checkout(&self, place: Place, want: Protocol, now: Instant) -> Checkout<'_> {
+        match self.0.pooled(place, want, now) {
+            Ok(connection) => Checkout::Pooled(connection),
             // Boxed, since dialling is rare and its state is large: it would be part of every exchange.
-            None => Checkout::New(Box::pin(self.dial(place, want, None))),
+            Err(place) => Checkout::New(Box::pin(self.dial(place, want, None))),
         }
     }
 
     /// What makes a connection for one request that asks to switch protocols: it is never pooled.
-    pub fn alone(&self, org: OrgId, scheme: Scheme, authority: &Authority) -> Checkout<'_> {
-        let place = Place { org, scheme, authority: authority.clone(), shows: None };
+    pub fn alone(&self, place: Place) -> Checkout<'_> {
         Checkout::New(Box::pin(self.dial_alone(place, None)))
     }
 
     /// A pooled connection that showed this certificate.
-    pub fn shown(
-        &self,
-        whose: Whose,
-        org: OrgId,
-        authority: &Authority,
-        want: Protocol,
-        now: Instant,
-    ) -> Option<Connection> {
-        let place = Place { org, scheme: Scheme::Https, authority: authority.clone(), shows: Some(whose) };
-        let (sender, born, alarm) = self.0.take(&place, want, now)?;
-        Some(Connection { sender, place, born, home: Rc::downgrade(&self.0), alarm, refusal: None })
+    pub fn shown(&self, place: Place, whose: Whose, want: Protocol, now: Instant) -> Option<Connection> {
+        self.0.pooled(place.showing(whose), want, now).ok()
     }
 
     /// What makes a connection that shows a certificate: one that is pooled among those of the same key and
     /// version, or, if no protocol is wanted, one for a request that asks to switch it.
-    pub fn showing(
-        &self,
-        (whose, shown): (Whose, Arc<Shown>),
-        org: OrgId,
-        authority: &Authority,
-        want: Option<Protocol>,
-    ) -> Checkout<'_> {
-        let place = Place { org, scheme: Scheme::Https, authority: authority.clone(), shows: Some(whose) };
+    pub fn showing(&self, place: Place, (whose, shown): (Whose, Arc<Shown>), want: Option<Protocol>) -> Checkout<'_> {
+        let place = place.showing(whose);
         match want {
             Some(want) => Checkout::New(Box::pin(self.dial(place, want, Some(shown)))),
             None => Checkout::New(Box::pin(self.dial_alone(place, Some(shown)))),
@@ -191,7 +185,7 @@ impl Upstream {
     async fn dial_alone(&self, place: Place, shown: Option<Arc<Shown>>) -> Result<Connection, Error> {
         let inner = &self.0;
         let (settings, born) = (&inner.settings, Instant::now());
-        let stream = connect::reach(settings, &inner.tls, &place.authority, Purpose::Stream).await?;
+        let stream = connect::reach(settings, &inner.tls, &place.authority, place.by, Purpose::Stream).await?;
         let mut refusal = None;
         let stream: Pin<Box<dyn Io>> = match place.scheme {
             Scheme::Http => Box::pin(Lenient::new(stream)),
@@ -215,7 +209,7 @@ impl Upstream {
         let home = Rc::downgrade(&self.0);
         let clear = place.scheme == Scheme::Http;
         let purpose = if clear { Purpose::ClearRequests } else { Purpose::Stream };
-        let stream = connect::reach(settings, &inner.tls, &place.authority, purpose).await?;
+        let stream = connect::reach(settings, &inner.tls, &place.authority, place.by, purpose).await?;
         if clear {
             let sender = http1_handshake(Lenient::new(stream), inner).await?;
             return Ok(Connection { sender, place, born, home, alarm: Alarm::default(), refusal: None });
@@ -225,7 +219,7 @@ impl Upstream {
         let stream = match connect::tls(settings, &inner.tls, &place.authority, stream, want, shown).await {
             Err(Error::NoCommonProtocol) if want == Protocol::Http1 => {
                 inner.pools.borrow_mut().entry(place.clone()).or_default().only_h2 = true;
-                let stream = connect::reach(settings, &inner.tls, &place.authority, purpose).await?;
+                let stream = connect::reach(settings, &inner.tls, &place.authority, place.by, purpose).await?;
                 connect::tls(settings, &inner.tls, &place.authority, stream, Protocol::Http2, shown).await?
             }
             other => other?,
@@ -289,12 +283,22 @@ impl Upstream {
 }
 
 impl Inner {
+    /// A connection to the place, or the place, to which one has to be made.
+    fn pooled(self: &Rc<Self>, place: Place, want: Protocol, now: Instant) -> Result<Connection, Place> {
+        match self.take(&place, want, now) {
+            Some((sender, born, alarm)) => {
+                Ok(Connection { sender, place, born, home: Rc::downgrade(self), alarm, refusal: None })
+            }
+            None => Err(place),
+        }
+    }
+
     /// The proxy that is asked for requests to this place in absolute form, if one is.
     fn asked_in_clear(&self, place: &Place) -> Option<&Proxy> {
         if place.scheme != Scheme::Http {
             return None;
         }
-        connect::way(&self.settings, &place.authority).filter(|proxy| proxy.speaks != Speaks::Socks)
+        connect::way(&self.settings, &place.authority, place.by).filter(|proxy| proxy.speaks != Speaks::Socks)
     }
 
     fn only_h2(&self, place: &Place) -> bool {

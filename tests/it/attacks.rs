@@ -5,6 +5,7 @@ mod agents;
 mod frames;
 mod more_than_a_page;
 mod own_listeners;
+mod registered;
 mod replies;
 mod rows_that_are_gone;
 mod unreadable;

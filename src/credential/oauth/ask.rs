@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 use super::{Failure, FailureKind, Settings};
 use crate::credential::wiped;
 use crate::model::{OrgId, TokenEndpoint};
-use crate::upstream::{self, Checkout, Protocol, RequestBody, Upstream};
+use crate::upstream::{self, Checkout, Place, Protocol, RequestBody, Upstream, Word};
 
 /// An answer, read to its end.
 pub struct Answered {
@@ -23,7 +23,7 @@ pub struct Answered {
     pub body: Zeroizing<Vec<u8>>,
 }
 
-/// Sends the request and reads the answer.
+/// Sends the request and reads the answer. The endpoint's address is dialled by this word.
 ///
 /// # Errors
 /// The endpoint can't be reached, fails, takes longer than [`Settings::deadline`], or says more than
@@ -33,13 +33,14 @@ pub struct Answered {
 /// The request may have been sent.
 pub async fn ask(
     upstream: &Upstream,
-    org: OrgId,
+    (org, by): (OrgId, Word),
     endpoint: &TokenEndpoint,
     request: Request<Zeroizing<Vec<u8>>>,
     settings: &Settings,
 ) -> Result<Answered, Failure> {
+    let place = Place::of(org, endpoint.scheme, &endpoint.authority).by(by);
     let at = &endpoint.authority;
-    match tokio::time::timeout(settings.deadline, exchange(upstream, org, endpoint, request, settings)).await {
+    match tokio::time::timeout(settings.deadline, exchange(upstream, place, endpoint, request, settings)).await {
         Ok(answered) => answered,
         Err(_) => Err(Failure::new(FailureKind::Timeout, format!("the token endpoint at {at} took too long"))),
     }
@@ -47,7 +48,7 @@ pub async fn ask(
 
 async fn exchange(
     upstream: &Upstream,
-    org: OrgId,
+    place: Place,
     endpoint: &TokenEndpoint,
     request: Request<Zeroizing<Vec<u8>>>,
     settings: &Settings,
@@ -60,11 +61,10 @@ async fn exchange(
     let body: RequestBody = Box::pin(Full::new(wiped(body)).map_err(|never| match never {}));
     let mut request = Request::from_parts(parts, body);
     loop {
-        let (connection, pooled) =
-            match upstream.checkout(org, endpoint.scheme, &endpoint.authority, Protocol::Any, Instant::now()) {
-                Checkout::Pooled(connection) => (connection, true),
-                Checkout::New(dialling) => (dialling.await.map_err(|why| failed(endpoint, why))?, false),
-            };
+        let (connection, pooled) = match upstream.checkout(place.clone(), Protocol::Any, Instant::now()) {
+            Checkout::Pooled(connection) => (connection, true),
+            Checkout::New(dialling) => (dialling.await.map_err(|why| failed(endpoint, why))?, false),
+        };
         match connection.send(request).await {
             Ok(response) => return read(endpoint, response, settings).await,
             // A pooled connection that was closed meanwhile: nothing of the request was written.
