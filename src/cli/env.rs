@@ -10,6 +10,7 @@ use super::output::say;
 use crate::app::Home;
 use crate::config::Config;
 use crate::credential::aws;
+use crate::run::files::NODE_PROXY;
 use crate::run::{Jvm, Surroundings, environment, truststore};
 
 #[derive(clap::Args)]
@@ -57,15 +58,20 @@ pub async fn run(
     let url = format!("http://{}:{}@{proxy}", text(&started, "proxyUser"), text(&started, "proxyPassword"));
     let bundle = std::fs::read_to_string(home.dir().join("ca-bundle.pem")).context("reading ca-bundle.pem")?;
     home.put("ca-bundle.p12", &truststore::pkcs12(&bundle))?;
+    home.put("node-proxy.cjs", NODE_PROXY.as_bytes())?;
     let around = Surroundings {
         proxy_url: url,
         bundle: home.dir().join("ca-bundle.pem"),
         ca: home.dir().join("ca.pem"),
         jvm: Some(Jvm { trust_store: home.dir().join("ca-bundle.p12"), proxy: proxy.parse()? }),
         wgetrc: None,
+        node: Some(home.dir().join("node-proxy.cjs")),
         session: id.clone(),
     };
-    let (mut variables, _) = environment([], &[], &[], &around);
+    // What was set here before is no option of the caller's.
+    let kept = std::env::var("NODE_OPTIONS").ok().filter(|value| !value.contains("node-proxy.cjs"));
+    let kept = kept.map(|value| ("NODE_OPTIONS".to_owned(), value));
+    let (mut variables, _) = environment(kept, &[], &[], &around);
     for name in &args.keys {
         let path = format!("/api/v1/mcp/sessions/{id}/keys/{}/proxy-token", super::segment(name));
         let minted = client.post(&path, &json!({})).await?;

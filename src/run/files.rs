@@ -44,6 +44,7 @@ impl PublicFiles {
         // It takes the place of the system's own, so it begins as that does.
         let system = std::fs::read_to_string("/etc/wgetrc").unwrap_or_default();
         std::fs::write(files.wgetrc(), format!("{system}\nca_certificate = {}\n", files.bundle().display()))?;
+        std::fs::write(files.node(), NODE_PROXY)?;
         Ok(files)
     }
 
@@ -63,6 +64,10 @@ impl PublicFiles {
         self.dir.join("wgetrc")
     }
 
+    fn node(&self) -> PathBuf {
+        self.dir.join("node-proxy.cjs")
+    }
+
     /// Whether there is a JVM, which needs a proxy that asks for no credentials.
     #[must_use]
     pub fn for_jvm(&self) -> bool {
@@ -79,6 +84,7 @@ impl PublicFiles {
             ca: self.ca(),
             jvm,
             wgetrc: Some(self.wgetrc()),
+            node: Some(self.node()),
             session: session.to_owned(),
         }
     }
@@ -89,6 +95,9 @@ impl Drop for PublicFiles {
         let _ = std::fs::remove_dir_all(&self.dir);
     }
 }
+
+/// What makes the agents of Node's SDKs use the proxy.
+pub const NODE_PROXY: &str = include_str!("node-proxy.cjs");
 
 /// The program of this name in a search path.
 #[must_use]

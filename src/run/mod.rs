@@ -7,7 +7,7 @@ pub mod truststore;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A key that was taken from the caller's environment.
 pub struct Swap {
@@ -29,6 +29,8 @@ pub struct Surroundings {
     pub jvm: Option<Jvm>,
     /// A system-wide configuration of wget's that names the bundle.
     pub wgetrc: Option<PathBuf>,
+    /// A script that Node loads first.
+    pub node: Option<PathBuf>,
     /// The session's id.
     pub session: String,
 }
@@ -123,7 +125,8 @@ pub fn environment(
         }
         child.insert(name, value);
     }
-    let java_before = child.get("JAVA_TOOL_OPTIONS").cloned().unwrap_or_default();
+    let before = |name: &str| child.get(name).cloned().unwrap_or_default();
+    let (java_before, node_before) = (before("JAVA_TOOL_OPTIONS"), before("NODE_OPTIONS"));
     let mut set = |name: &str, value: &str| child.insert(name.to_owned(), value.to_owned());
     for swap in swaps {
         for variable in &swap.variables {
@@ -147,6 +150,9 @@ pub fn environment(
     if let Some(jvm) = &around.jvm {
         set("JAVA_TOOL_OPTIONS", &jvm.options(&java_before));
     }
+    if let Some(node) = &around.node {
+        set("NODE_OPTIONS", format!("{node_before} --require {}", quoted(node)).trim());
+    }
     if let Some(wgetrc) = &around.wgetrc {
         set("SYSTEM_WGETRC", &wgetrc.to_string_lossy());
     }
@@ -156,6 +162,11 @@ pub fn environment(
     set("GIT_HTTP_PROXY_AUTHMETHOD", "basic");
     set("SALLYPORT_SESSION", &around.session);
     (child, warnings)
+}
+
+/// A path as NODE_OPTIONS has those with spaces in them.
+fn quoted(path: &Path) -> String {
+    format!("\"{}\"", path.to_string_lossy().replace('\\', "\\\\").replace('"', "\\\""))
 }
 
 #[cfg(test)]
@@ -171,6 +182,7 @@ mod tests {
             ("no_proxy", "internal.example,localhost"),
             ("HTTPS_PROXY", "http://old:1"),
             ("JAVA_TOOL_OPTIONS", "-Xmx1g"),
+            ("NODE_OPTIONS", "--no-warnings"),
             ("PATH", "/bin"),
         ];
         let caller = caller.map(|(n, v)| (n.to_owned(), v.to_owned()));
@@ -184,6 +196,7 @@ mod tests {
                 proxy: SocketAddr::from(([127, 0, 0, 1], 2)),
             }),
             wgetrc: None,
+            node: Some(PathBuf::from("/a d/node-proxy.cjs")),
             session: "s".to_owned(),
         };
         let (child, warnings) = environment(caller, &swaps, &["sk-real-12345678"], &around);
@@ -196,6 +209,8 @@ mod tests {
         let java = child.get("JAVA_TOOL_OPTIONS").map(String::as_str).unwrap_or_default();
         assert!(java.starts_with("-Xmx1g -Djavax.net.ssl.trustStore=/d/ca-bundle.p12 "), "{java}");
         assert!(java.contains("-Dhttps.proxyPort=2"), "{java}");
+        let node = child.get("NODE_OPTIONS").map(String::as_str);
+        assert_eq!(node, Some("--no-warnings --require \"/a d/node-proxy.cjs\""));
         assert_eq!(warnings.len(), 2, "{warnings:?}");
     }
 }

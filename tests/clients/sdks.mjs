@@ -28,6 +28,12 @@ const clients = {
       if (event.type === "content_block_delta") say("piece:", event.delta.text);
     }
   },
+  async stripe() {
+    const { default: Stripe } = await load("stripe");
+    const client = new Stripe(process.env.STRIPE_API_KEY, { maxNetworkRetries: 0, telemetry: false });
+    const charge = await client.charges.create({ amount: 100, currency: "eur", source: "tok_visa" });
+    say("answer:", charge.description);
+  },
   async octokit() {
     const { Octokit } = await load("octokit");
     const client = new Octokit({ auth: process.env.GITHUB_TOKEN });

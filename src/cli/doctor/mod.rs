@@ -1,6 +1,7 @@
 //! `sallyport doctor`
 
 mod clients;
+mod table;
 
 use std::path::Path;
 use std::process::ExitCode;

@@ -67,6 +67,7 @@ clients! {
     autogen: calls_and_streams, framework(), script("frameworks.py"), "autogen" => OPENAI;
     openai_for_node: calls_and_streams, node(), script("sdks.mjs"), "openai" => OPENAI;
     anthropic_for_node: calls_and_streams, node(), script("sdks.mjs"), "anthropic" => ANTHROPIC;
+    stripe_for_node: calls, node(), script("sdks.mjs"), "stripe" => STRIPE;
     octokit: calls, node(), script("sdks.mjs"), "octokit" => GITHUB;
     fetch_of_node: calls_and_streams, node(), script("sdks.mjs"), "fetch" => OPENAI;
     undici: calls_and_streams, node(), script("sdks.mjs"), "undici" => OPENAI;
