@@ -77,9 +77,17 @@ pub fn authorize(policies: &PolicySet, ask: &Question<'_>, identified: &Identifi
     }
 }
 
-fn facts<'a>(ask: &'a Question<'_>, session: &'a LiveSession, key: &'a Key, slot: &'a Slot) -> Facts<'a> {
+/// What a decision about this use of a key may look at.
+pub(super) fn facts_of<'a>(
+    exchange: ExchangeId,
+    method: &'a Method,
+    target: &'a Target,
+    session: &'a LiveSession,
+    key: &'a Key,
+    slot: &'a Slot,
+) -> Facts<'a> {
     Facts {
-        exchange: ask.exchange,
+        exchange,
         session: session.id,
         org: session.org,
         project: &session.project,
@@ -88,12 +96,16 @@ fn facts<'a>(ask: &'a Question<'_>, session: &'a LiveSession, key: &'a Key, slot
         key: key.id,
         key_name: &key.name,
         key_version: key.version,
-        scheme: ask.target.scheme,
-        authority: &ask.target.authority,
-        method: ask.method,
-        path: ask.target.path(),
+        scheme: target.scheme,
+        authority: &target.authority,
+        method,
+        path: target.path(),
         slot,
     }
+}
+
+fn facts<'a>(ask: &'a Question<'_>, session: &'a LiveSession, key: &'a Key, slot: &'a Slot) -> Facts<'a> {
+    facts_of(ask.exchange, ask.method, ask.target, session, key, slot)
 }
 
 fn permit(

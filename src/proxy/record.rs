@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use http::Method;
 
+use super::authorize;
 use super::core::Core;
 use super::identify::Found;
 use super::reject::{Code, Rejection};
@@ -57,23 +58,7 @@ pub struct Cause {
 impl Cause {
     /// What is decided on for this key.
     pub fn facts<'a>(&'a self, key: &'a Key) -> Facts<'a> {
-        let session: &LiveSession = &self.session;
-        Facts {
-            exchange: self.exchange,
-            session: session.id,
-            org: session.org,
-            project: &session.project,
-            environment: session.environment,
-            tool: session.tool.as_ref(),
-            key: key.id,
-            key_name: &key.name,
-            key_version: key.version,
-            scheme: self.target.scheme,
-            authority: &self.target.authority,
-            method: &self.method,
-            path: self.target.path(),
-            slot: &self.slot,
-        }
+        authorize::facts_of(self.exchange, &self.method, &self.target, &self.session, key, &self.slot)
     }
 }
 
