@@ -12,6 +12,7 @@ use crate::audit;
 /// Which records.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Which {
     /// Only this kind: intent, outcome, denied, admin, security, start, stop, checkpoint.
     kind: Option<String>,

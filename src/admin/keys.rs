@@ -195,6 +195,7 @@ pub(super) struct Rotation {
 /// Which keys.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Which {
     /// Only this project's, by id or name.
     project: Option<String>,

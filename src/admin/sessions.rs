@@ -128,6 +128,7 @@ pub(super) struct New {
 /// Which sessions.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Which {
     /// Only this tool's, by id or name.
     tool: Option<String>,

@@ -124,7 +124,7 @@ pub(super) struct List {
 /// How long a token lives.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Life {
     /// How long it lives; as long as its session if absent.
     #[param(minimum = 1, maximum = 2592000)]
@@ -134,6 +134,7 @@ pub(super) struct Life {
 /// Which tokens.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Which {
     /// Only this session's.
     session: Option<String>,

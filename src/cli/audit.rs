@@ -31,13 +31,16 @@ pub enum Command {
     },
     /// Print the public key that checks the signatures, for `verify --public-key`
     PublicKey,
-    /// Print records as JSON lines, oldest first
+    /// Print records, oldest first
     Query {
         #[command(flatten)]
         which: Which,
         /// At most so many, the newest
         #[arg(long, default_value_t = 100)]
         limit: usize,
+        /// Print JSON lines
+        #[arg(long)]
+        json: bool,
     },
     /// Print the newest records, and those that come until it is interrupted
     Tail {
@@ -118,13 +121,13 @@ pub fn run(
             say!("{}", hex::encode(public_key(&home()?.audit_keys())?));
             Ok(ExitCode::SUCCESS)
         }
-        Command::Query { which, limit } => {
+        Command::Query { which, limit, json } => {
             let home = home()?;
             let found = query(&home.audit_dir(), &which.filter(home.clock().now(), *limit)?)?;
             if found.is_empty() {
                 eprintln!("sallyport: no record fits");
             }
-            print(&found, true);
+            print(&found, *json);
             Ok(ExitCode::SUCCESS)
         }
         Command::Tail { which, lines, json } => {

@@ -84,9 +84,14 @@ pub enum Command {
         key: String,
     },
     /// Delete a key with all its versions and tokens
+    ///
+    /// It is gone for good: `sallyport keys disable` keeps it from being used and can be undone.
     Delete {
         /// Its name or id
         key: String,
+        /// Don't ask
+        #[arg(long, short)]
+        yes: bool,
     },
 }
 
@@ -197,7 +202,10 @@ pub async fn run(
         }
         Command::Disable { key } => set_state(client, &key, "disabled").await,
         Command::Enable { key } => set_state(client, &key, "enabled").await,
-        Command::Delete { key } => {
+        Command::Delete { key, yes } => {
+            if !yes {
+                output::confirm(&format!("Delete the key {key} with all its versions and tokens, for good?"))?;
+            }
             client.delete(&at(&key)).await?;
             say!("The key {key} is deleted.");
             Ok(())

@@ -1,9 +1,10 @@
 //! What commands print: tables for people, JSON for programs.
 
 use std::fmt::Arguments;
-use std::io::{ErrorKind, Write as _};
+use std::io::{ErrorKind, IsTerminal as _, Write as _};
 use std::sync::OnceLock;
 
+use anyhow::bail;
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
 use serde_json::Value;
@@ -38,6 +39,23 @@ pub(super) use say;
 /// What went wrong with standard output. A reader that has seen enough, such as `head`, isn't wrong.
 pub fn lost() -> Option<&'static std::io::Error> {
     LOST.get().filter(|why| why.kind() != ErrorKind::BrokenPipe)
+}
+
+/// Asks at the terminal whether to go on.
+///
+/// # Errors
+/// The answer isn't yes, or there is no terminal to ask at.
+pub fn confirm(question: &str) -> anyhow::Result<()> {
+    if !std::io::stdin().is_terminal() {
+        bail!("nothing was changed: there is no terminal to ask at; --yes goes on without asking");
+    }
+    eprint!("{question} [y/N] ");
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    match answer.trim() {
+        "y" | "Y" | "yes" => Ok(()),
+        _ => bail!("nothing was changed"),
+    }
 }
 
 /// Prints items as JSON, or as a table whose columns are named by heading and field.

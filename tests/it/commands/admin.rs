@@ -96,6 +96,8 @@ async fn bad_requests_get_a_problem_with_its_code_and_change_nothing() {
         ("GET", "/api/v1/projects/%00", json!({}), 404),
         ("GET", "/api/v1/projects?limit=0", json!({}), 422),
         ("GET", "/api/v1/projects?limit=x", json!({}), 400),
+        ("GET", "/api/v1/projects?limits=5", json!({}), 400),
+        ("GET", "/api/v1/api-keys?environmemt=production", json!({}), 400),
         ("GET", "/api/v1/projects?after=x", json!({}), 422),
         ("GET", "/api/v1/audit?since=x", json!({}), 422),
         ("PATCH", "/api/v1/projects", json!({}), 405),

@@ -87,7 +87,7 @@ async fn killed_under_load_it_restarts_with_everything_that_was_acknowledged() {
         let uses = upstream.received().iter().filter(|r| r.header("authorization").contains(KEY)).count();
         let said = place.ok(&["audit", "verify"]);
         assert!(said.contains("all whole"), "{said}");
-        let records = place.ok(&["audit", "query", "--kind", "intent", "--limit", "1000000"]);
+        let records = place.ok(&["audit", "query", "--kind", "intent", "--limit", "1000000", "--json"]);
         let intents = records.lines().filter(|line| line.contains("\"intent\"")).count();
         assert!(intents >= uses && uses > 0, "{intents} records for {uses} uses");
     }

@@ -1,5 +1,6 @@
 //! A day with sallyport: keys, tools, sessions, tokens, policies, audit.
 
+use std::io::Write as _;
 use std::process::Stdio;
 
 use crate::support::binary::{Place, Serve};
@@ -33,7 +34,23 @@ fn key_goes_in_is_listed_shown_edited_rotated_disabled_and_deleted() {
     }
     place.ok(&["keys", "enable", "stripe_api_key"]);
     assert_eq!(place.json(&["keys", "list"]).as_array().map(Vec::len), Some(1));
-    place.ok(&["keys", "delete", "stripe_api_key"]);
+    let said = place.fails(&["keys", "delete", "stripe_api_key"]);
+    assert!(said.contains("nothing was changed") && said.contains("--yes"), "{said}");
+    let at_a_terminal = |answer: &str| {
+        let told = format!("{} keys delete stripe_api_key", env!("CARGO_BIN_EXE_sallyport"));
+        let mut child = std::process::Command::new("script")
+            .args(["--quiet", "--return", "--command", &told, "/dev/null"])
+            .env("SALLYPORT_DATA_DIR", &place.data)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("script runs");
+        child.stdin.take().expect("a pipe").write_all(answer.as_bytes()).expect("written");
+        child.wait_with_output().expect("it ends").status.success()
+    };
+    assert!(!at_a_terminal("\n"));
+    assert_eq!(place.json(&["keys", "list"]).as_array().map(Vec::len), Some(1));
+    assert!(at_a_terminal("y\n"));
     assert!(place.ok(&["keys", "list"]).contains("There are no keys"));
     let all = format!("{}{}", place.ok(&["audit", "query"]), place.ok(&["audit", "verify"]));
     assert_eq!(emitted::find(all.as_bytes(), KEY), None);
@@ -363,7 +380,7 @@ fn refusal_is_recorded_with_the_session_the_token_and_the_key_that_it_is_about()
     place.ok(&["tokens", "revoke", token]);
     assert!(ask("/openai/v1/models").contains("token_revoked"));
     assert_eq!(serve.stop(), Some(0));
-    let said = place.ok(&["audit", "query", "--kind", "denied", "--session", &session, "--key", "openai"]);
+    let said = place.ok(&["audit", "query", "--kind", "denied", "--session", &session, "--key", "openai", "--json"]);
     let records: Vec<serde_json::Value> = said.lines().map(|l| serde_json::from_str(l).expect("a record")).collect();
     // Refusals within one millisecond may be told in either order.
     let mut codes: Vec<_> = records.iter().map(|r| r["code"].as_str().expect("a code")).collect();

@@ -136,7 +136,7 @@ fn data_directory_that_can_not_be_written_is_told_by_every_command() {
     };
     remount("remount,ro");
     for arguments in
-        [&["serve"][..], &["sessions", "start", "--key", "stored"], &["keys", "delete", "stored"], &["init"]]
+        [&["serve"][..], &["sessions", "start", "--key", "stored"], &["keys", "delete", "stored", "--yes"], &["init"]]
     {
         let output = place.command(arguments).output().expect("it runs");
         let said = String::from_utf8_lossy(&output.stderr);
