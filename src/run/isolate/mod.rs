@@ -22,7 +22,8 @@ mod network;
 #[cfg(target_os = "linux")]
 mod stages;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -167,7 +168,7 @@ pub fn consequence(why: &str) -> String {
 }
 
 /// Sockets of daemons that act for others, which are covered where the network is closed: they would
-/// be another way out.
+/// be another way out. Whoever listens by now is among them, and where the usual ones may begin to.
 #[must_use]
 pub fn other_ways_out() -> Vec<PathBuf> {
     let uid = rustix::process::getuid().as_raw();
@@ -180,11 +181,50 @@ pub fn other_ways_out() -> Vec<PathBuf> {
         "/run/snapd.socket",
         "/run/libvirt",
         "/run/nscd",
+        "/run/avahi-daemon",
+        "/tmp/.X11-unix",
+        "/tmp/.ICE-unix",
     ]
     .map(PathBuf::from)
     .to_vec();
     all.extend([format!("/run/user/{uid}"), format!("/tmp/tmux-{uid}")].map(PathBuf::from));
     all.extend(["XDG_RUNTIME_DIR", "SSH_AUTH_SOCK"].into_iter().filter_map(std::env::var_os).map(PathBuf::from));
+    all.extend(listening(&std::fs::read("/proc/net/unix").unwrap_or_default()));
     all.retain(|path| path.exists());
     all
+}
+
+/// The sockets with a name in the file system that take connections or messages, of those that the kernel
+/// lists (proc_pid_net(5)).
+fn listening(list: &[u8]) -> Vec<PathBuf> {
+    /// `__SO_ACCEPTCON`
+    const ACCEPTS: u32 = 1 << 16;
+    let name = |line: &[u8]| {
+        let path = line.get(memchr::memmem::find(line, b" /")? + 1..)?;
+        let mut fields = std::str::from_utf8(line.get(..line.len() - path.len())?).ok()?.split_ascii_whitespace();
+        let (flags, kind) = (fields.nth(3)?, fields.next()?);
+        let accepts = u32::from_str_radix(flags, 16).ok()? & ACCEPTS != 0;
+        // A stream's other sockets are ends of connections; those of messages take them from everybody.
+        (accepts || kind != "0001").then(|| PathBuf::from(OsStr::from_bytes(path)))
+    };
+    list.split(|b| *b == b'\n').filter_map(name).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sockets_that_take_something_are_found_by_their_names() {
+        let list = b"Num       RefCount Protocol Flags    Type St Inode Path\n\
+            0000000042b8763e: 00000003 00000000 00000000 0001 03 5419321\n\
+            00000000699a7557: 00000002 00000000 00010000 0001 01 5102732 /run/a daemon/sock et\n\
+            000000001905203f: 00000003 00000000 00000000 0001 03 541887 /run/connection\n\
+            00000000cf9d5f48: 00000002 00000000 00000000 0002 01 18 /run/messages\n\
+            00000000e94e4b50: 00000002 00000000 00010000 0005 01    77 /run/packets\n\
+            00000000b94e4b50: 00000002 00000000 00010000 0001 01 54 @/abstract\n";
+        let found = listening(list);
+        assert_eq!(found, ["/run/a daemon/sock et", "/run/messages", "/run/packets"].map(PathBuf::from));
+        assert!(listening(b"").is_empty() && listening(b" /").is_empty());
+    }
 }

@@ -68,7 +68,11 @@ fn cover(path: &Path) -> anyhow::Result<()> {
     if path.is_dir() {
         mount("none", path, "tmpfs", flags, c"size=4k,mode=700")?;
     } else if path.exists() {
-        mount_bind("/dev/null", path)?;
+        match mount_bind("/dev/null", path) {
+            // Whoever had it just went away.
+            Err(rustix::io::Errno::NOENT) => {}
+            bound => bound?,
+        }
     }
     Ok(())
 }

@@ -220,11 +220,14 @@ async fn command_in_a_network_of_its_own_reaches_the_proxy_and_nothing_else() {
     let runtime = door.path().join("runtime");
     std::fs::create_dir(&runtime).expect("made");
     let daemon = std::os::unix::net::UnixListener::bind(runtime.join("bus")).expect("a socket");
+    // One that no variable names, where nobody looks for it.
+    let hidden = std::os::unix::net::UnixListener::bind(door.path().join("daemon")).expect("a socket");
     let ca = door.path().join("ca.pem");
     std::fs::write(&ca, &upstream.ca_pem).expect("written");
     everybody(door.path());
     everybody(&runtime);
     everybody(&runtime.join("bus"));
+    everybody(&door.path().join("daemon"));
     let outside = trap.local_addr().expect("an address");
     let script = format!(
         "curl -sS -H \"Authorization: Bearer $OPENAI_API_KEY\" https://api.openai.com/v1/models && echo; \
@@ -233,10 +236,12 @@ async fn command_in_a_network_of_its_own_reaches_the_proxy_and_nothing_else() {
          curl -sS -m 5 --noproxy \"*\" -k https://{} || echo upstream: $?; \
          curl -sS -m 5 --noproxy \"\" http://{outside}/ -x $HTTPS_PROXY; echo; \
          curl -sS -m 5 --unix-socket {}/bus http://x/ || echo bus: $?; \
+         curl -sS -m 5 --unix-socket {}/daemon http://x/ || echo daemon: $?; \
          ls -d /proc/[0-9]* | wc -l; cat /proc/*/environ 2>/dev/null | tr \"\\0\" \"\\n\" | grep -c sk-proj-iso; \
          ls -A data | wc -l",
         upstream.addr,
-        runtime.display()
+        runtime.display(),
+        door.path().display()
     );
     let options = format!("--isolate --extra-ca {} --resolve api.openai.com:443={}", ca.display(), upstream.addr);
     let prepare = format!("export XDG_RUNTIME_DIR={};", runtime.display());
@@ -248,12 +253,15 @@ async fn command_in_a_network_of_its_own_reaches_the_proxy_and_nothing_else() {
         assert!(text.contains(what), "nothing answers, and nothing is waited for ({what}): {text}");
     }
     assert!(text.contains("destination_blocked"), "the proxy doesn't lead to this machine either: {text}");
-    assert!(text.contains("bus: "), "daemons that act for others are covered: {text}");
+    assert!(text.contains("bus: 7"), "daemons that act for others are covered: {text}");
+    assert!(text.contains("daemon: 7"), "wherever they listen: {text}");
     let numbers: Vec<usize> = text.lines().filter_map(|l| l.trim().parse().ok()).collect();
     assert!(numbers[0] < 12 && numbers[1..] == [0, 0], "processes, keys in environments, files: {text}");
     trap.set_nonblocking(true).expect("set");
     daemon.set_nonblocking(true).expect("set");
-    assert!(trap.accept().is_err() && daemon.accept().is_err(), "nothing came outside of the network");
+    hidden.set_nonblocking(true).expect("set");
+    let nobody_came = trap.accept().is_err() && daemon.accept().is_err() && hidden.accept().is_err();
+    assert!(nobody_came, "nothing came outside of the network");
     assert_eq!(upstream.connections(), 1, "but by the proxy");
 }
 
