@@ -55,6 +55,24 @@ pub(super) fn of_query(query: &str, wanted: &str) -> Result<String, Error> {
     Ok(found.unwrap_or_default())
 }
 
+/// Checks that what a verifier may take for a parameter of the signature is one for us as well: it is
+/// written plainly, in its own letters, and once.
+pub(super) fn check_names(query: &str) -> Result<(), Error> {
+    const OURS: [&str; 9] =
+        [ALGORITHM, CREDENTIAL, DATE, EXPIRES, SIGNED_HEADERS, SIGNATURE, SECURITY_TOKEN, REGION_SET, CONTENT_SHA256];
+    let mut seen = [false; OURS.len()];
+    for pair in query.split('&') {
+        let written = pair.split('=').next().unwrap_or_default();
+        let Some(name) = decoded(written) else { continue };
+        for (ours, seen) in OURS.iter().zip(&mut seen).filter(|(ours, _)| ours.eq_ignore_ascii_case(&name)) {
+            if *ours != written || std::mem::replace(seen, true) {
+                return Err(Error::Shape("has a parameter twice, or one that isn't written plainly"));
+            }
+        }
+    }
+    Ok(())
+}
+
 fn decoded(text: &str) -> Option<String> {
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();

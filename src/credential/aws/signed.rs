@@ -114,6 +114,7 @@ impl Signed {
     /// There is none, or it isn't one that can be signed again.
     pub fn read(head: &Head<'_>, now: Timestamp) -> Result<Self, Error> {
         let query = head.query.unwrap_or_default();
+        parameters::check_names(query)?;
         let algorithm = parameters::of_query(query, parameters::ALGORITHM)?;
         let signed = match (head.headers.get(AUTHORIZATION), algorithm.is_empty()) {
             (Some(_), false) => return Err(Error::Shape("stands twice, in the query and in Authorization")),

@@ -353,6 +353,10 @@ fn signature_of_a_wrong_shape_is_not_read() {
         (good.replace("aws4_request", "aws4_request/more"), "", vec![]),
         (good.replace("Signature=00", "Signature=00, Signature=01"), "", vec![]),
         (good.to_owned(), "X-Amz-Algorithm=AWS4-HMAC-SHA256", vec![]),
+        (good.to_owned(), "X%2DAmz-Region-Set=*", vec![]),
+        (good.to_owned(), "x-amz-region-set=*", vec![]),
+        (good.to_owned(), "X-Amz-Expires=1&X-Amz-Expires=604800", vec![]),
+        (good.to_owned(), "X-Amz-Expires&X-Amz-Expires=604800", vec![]),
         (good.to_owned(), "", vec![("x-amz-acl", "public-read")]),
         (good.to_owned(), "", vec![("x-amz-date", S3_TIME)]),
     ] {
