@@ -211,8 +211,9 @@ impl Download {
                     if matches!(self.way, Way::Decoded(..)) {
                         forward::remove_all(&mut trailers, coding::is_digest);
                     }
-                    if let Some(scrubber) = self.way.scrubber() {
-                        let hits = scrub_headers(scrubber.patterns(), &mut trailers);
+                    // Also behind a body that passes unread.
+                    if let Some(patterns) = self.search.patterns()? {
+                        let hits = scrub_headers(&patterns, &mut trailers);
                         self.account.scrubbed.add(&hits);
                         self.search.note_masked(hits.all())?;
                     }

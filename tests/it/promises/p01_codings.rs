@@ -386,6 +386,17 @@ async fn unknown_coding_is_refused_and_passes_where_policy_says_so() {
 }
 
 #[tokio::test]
+async fn trailers_are_searched_also_behind_a_body_that_passes_unread() {
+    let answer = |r: &Received| Reply::text("coded").with("content-encoding", "dcz").trailer("x-seen", &key(r));
+    let world = World::build().upstream(|setup| setup.alpn = vec!["h2"]).answer(answer).policy(FORWARDS);
+    let world = world.start().await;
+    let answer = world.agent().http2(HOST).await.ask(world.get2("/")).await;
+    assert_eq!((answer.status.as_u16(), answer.text().as_str()), (200, "coded"));
+    let trailers = answer.trailers.expect("trailers");
+    assert!(trailers["x-seen"].as_bytes().starts_with(b"***"), "{trailers:?}");
+}
+
+#[tokio::test]
 async fn part_of_a_reply_passes_only_where_policy_says_so() {
     let part = |r: &Received| match r.header("range") {
         "" if r.path == "/unasked" => Reply::text("part").status(206).with("content-range", "bytes 0-3/9"),
