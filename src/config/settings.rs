@@ -172,6 +172,7 @@ pub const SETTINGS: &[Setting] = &[
     plain!("proxy.limits.masked", node.proxy.limits.masked),
     size!("proxy.limits.websocket_buffer", node.proxy.limits.websocket_buffer),
     size!("proxy.limits.signed_body", node.proxy.limits.signed_body),
+    size!("proxy.limits.signed_bodies", node.proxy.limits.signed_bodies),
     size!("proxy.limits.frame_slot", node.proxy.limits.frame_slot),
     plain!("proxy.limits.frame_keys", node.proxy.limits.frame_keys),
     plain!("proxy.deadlines.head", node.proxy.deadlines.head),

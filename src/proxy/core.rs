@@ -118,6 +118,8 @@ pub struct Core {
     in_force: Cell<([u8; 32], u64)>,
     /// How many bytes of bodies are held for the slots in them.
     bodies: Rc<Cell<usize>>,
+    /// How many bytes of bodies are held so that they can be signed.
+    signed_bodies: Rc<Cell<usize>>,
     ids: Cell<u64>,
 }
 
@@ -182,6 +184,7 @@ impl Core {
             bound: RefCell::default(),
             in_force: Cell::default(),
             bodies: Rc::default(),
+            signed_bodies: Rc::default(),
             ids: Cell::new(u64::from_ne_bytes(seed) | 1),
         }
     }
@@ -189,6 +192,11 @@ impl Core {
     /// How many bytes of bodies are held for the slots in them.
     pub fn bodies(&self) -> Rc<Cell<usize>> {
         Rc::clone(&self.bodies)
+    }
+
+    /// How many bytes of bodies are held so that they can be signed.
+    pub fn signed_bodies(&self) -> Rc<Cell<usize>> {
+        Rc::clone(&self.signed_bodies)
     }
 
     /// A fresh exchange id: a UUID version 7 made without a system call.

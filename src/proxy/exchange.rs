@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 use super::account::Account;
 use super::authorize::{self, Authorized, Question};
 use super::core::Core;
+use super::held::Held;
 use super::identify::{self, Finder, Found, Identified};
 use super::reject::{Code, Rejection};
 use super::relay::{self, Reply};
@@ -204,7 +205,8 @@ async fn run(
         if let Some(body) = whole.take() {
             body.put(&mut request);
         }
-        let held = Box::pin(signed.hold(&mut request, account.counted(), shared.settings.limits.signed_body));
+        let room = Held::new(core.signed_bodies(), shared.settings.limits.signed_bodies);
+        let held = Box::pin(signed.hold(&mut request, account.counted(), shared.settings.limits.signed_body, room));
         step!(step!(guard(run.as_ref(), held).await));
     }
 

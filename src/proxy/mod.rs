@@ -20,6 +20,7 @@ pub mod coding;
 pub mod core;
 pub mod exchange;
 pub mod forward;
+pub mod held;
 pub mod identify;
 pub mod inject;
 pub mod intercept;

@@ -136,7 +136,7 @@ fn enter<B>(
         (Credential::Aws(pair), Place::Of(_)) if let Some(ToSign::Aws(signed)) = signed => signed.sign(request, pair),
         (Credential::Hmac(form), Place::Of(found)) if let Some(ToSign::Hmac(signed)) = signed => {
             inject::inject(request, body, found, form.key())?;
-            signed::by_form(request, form, signed, now)
+            signed::by_form(request, form, signed.bytes(), now)
         }
         (Credential::Aws(_) | Credential::Hmac(_), _) => {
             let why = "a key that signs is used only where the agent's token stands, and only once in a request";

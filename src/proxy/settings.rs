@@ -80,6 +80,8 @@ pub struct Limits {
     /// The most of a body that is held so that it can be signed, in bytes: a chunk of one that is signed in
     /// chunks, or all of one whose hash wasn't declared. Default: 16 MiB, the longest request of DynamoDB.
     pub signed_body: usize,
+    /// How much of such bodies each core holds at once, in bytes. Default: 256 MiB.
+    pub signed_bodies: usize,
     /// The longest message of a WebSocket in which keys are put, in bytes; in a longer one tokens stay as
     /// they are. Default: 64 KiB.
     pub frame_slot: usize,
@@ -132,6 +134,7 @@ impl Default for Settings {
                 websocket_buffer: 64 * 1024,
                 proxy_header_bytes: 2048,
                 signed_body: 16 * 1024 * 1024,
+                signed_bodies: 256 << 20,
                 frame_slot: 64 * 1024,
                 frame_keys: 60,
             },

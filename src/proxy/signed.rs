@@ -15,12 +15,13 @@ use http_body_util::{BodyExt as _, Full};
 use zeroize::Zeroizing;
 
 use super::core::Core;
+use super::held::Held;
 use super::identify::{Found, Identified};
-use super::inject;
 use super::reject::{Code, Rejection};
 use super::relay::BodyError;
 use super::slots::pairs;
 use super::upload::Counted;
+use super::{inject, whole};
 use crate::credential::aws::{self, ChunkError, Chunks, Head, Pair, Payload, Place, Signed, hash_of};
 use crate::credential::hmac::{self, Form, Parts};
 use crate::model::{KeyKind, Secret, Slot, Timestamp, TokenHash};
@@ -33,7 +34,21 @@ pub enum ToSign {
     /// Anew, since the agent signed it with its stand-ins.
     Aws(Box<SignedRequest>),
     /// In a form of its key's own, with this body.
-    Hmac(Bytes),
+    Hmac(Gathered),
+}
+
+/// A body that is held, and its share of what is held.
+#[derive(Default)]
+pub struct Gathered {
+    bytes: Bytes,
+    held: Option<Rc<Held>>,
+}
+
+impl Gathered {
+    /// The body.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
 }
 
 /// A request that the agent signed with its stand-ins.
@@ -62,7 +77,7 @@ pub fn read<B>(core: &Core, identified: &Identified, request: &Request<B>) -> Re
         return Err(Rejection::new(Code::BadRequest, "a request that is signed with a token holds one in its body"));
     }
     match found.key.kind {
-        KeyKind::Hmac => Ok(Some(ToSign::Hmac(Bytes::new()))),
+        KeyKind::Hmac => Ok(Some(ToSign::Hmac(Gathered::default()))),
         _ => by_agent(core, found, request).map(|signed| Some(ToSign::Aws(Box::new(signed)))),
     }
 }
@@ -122,12 +137,14 @@ impl ToSign {
         request: &mut Request<RequestBody>,
         counted: Rc<Counted>,
         most: usize,
+        held: Held,
     ) -> Result<(), Rejection> {
         match self {
-            Self::Aws(signed) => signed.hold(request, counted).await,
+            Self::Aws(signed) => signed.hold(request, counted, held).await,
             Self::Hmac(body) => {
-                *body = gather(request, most).await?;
-                *request.body_mut() = Box::pin(Full::new(body.clone()).map_err(|never| match never {}));
+                body.bytes = gather(request, most, &held).await?;
+                let held = body.held.insert(Rc::new(held));
+                *request.body_mut() = whole::again(body.bytes.clone(), Rc::clone(held));
                 Ok(())
             }
         }
@@ -182,19 +199,24 @@ impl SignedRequest {
     ///
     /// # Errors
     /// The body is longer than what is held, can't be read, or isn't what was signed.
-    async fn hold(&mut self, request: &mut Request<RequestBody>, counted: Rc<Counted>) -> Result<(), Rejection> {
+    async fn hold(
+        &mut self,
+        request: &mut Request<RequestBody>,
+        counted: Rc<Counted>,
+        held: Held,
+    ) -> Result<(), Rejection> {
         match self.signed.payload() {
             Payload::Declared(_) => {}
             Payload::Chunks { .. } => {
                 let empty: RequestBody = Box::pin(Full::default().map_err(|never| match never {}));
                 let inner = std::mem::replace(request.body_mut(), empty);
-                *request.body_mut() = Box::pin(Resigning { inner, chunks: Rc::clone(&self.chunks), counted });
+                *request.body_mut() = Box::pin(Resigning { inner, chunks: Rc::clone(&self.chunks), counted, held });
             }
             Payload::Undeclared => {
-                let body = gather(request, self.most).await?;
+                let body = gather(request, self.most, &held).await?;
                 self.payload = hash_of(&body);
                 self.signed.check(&self.stand_in, &self.payload)?;
-                *request.body_mut() = Box::pin(Full::new(body).map_err(|never| match never {}));
+                *request.body_mut() = whole::again(body, Rc::new(held));
             }
         }
         Ok(())
@@ -233,7 +255,7 @@ impl SignedRequest {
 }
 
 /// The whole body, if it isn't longer than allowed.
-async fn gather(request: &mut Request<RequestBody>, most: usize) -> Result<Bytes, Rejection> {
+async fn gather(request: &mut Request<RequestBody>, most: usize, held: &Held) -> Result<Bytes, Rejection> {
     let too_long = || {
         let why = format!(
             "the body is longer than {most} bytes (`proxy.limits.signed_body`), and its hash, which has to be signed, \
@@ -252,6 +274,9 @@ async fn gather(request: &mut Request<RequestBody>, most: usize) -> Result<Bytes
             if all.len() + piece.len() > most {
                 return Err(too_long());
             }
+            if !held.more(piece.len()) {
+                return Err(Rejection::from(ChunkError::Crowded));
+            }
             all.extend_from_slice(piece);
         }
     }
@@ -263,6 +288,7 @@ struct Resigning {
     inner: RequestBody,
     chunks: Rc<RefCell<Option<Chunks>>>,
     counted: Rc<Counted>,
+    held: Held,
 }
 
 impl Body for Resigning {
@@ -281,6 +307,7 @@ impl Body for Resigning {
             };
             match frame.map(Frame::into_data) {
                 Some(Ok(piece)) => match chunks.push(&piece) {
+                    Ok(_) if !this.held.set(chunks.held()) => return broken(ChunkError::Crowded),
                     Ok(out) if out.is_empty() => {}
                     Ok(out) => return Poll::Ready(Some(Ok(Frame::data(out)))),
                     Err(why) => return broken(why),
@@ -319,6 +346,7 @@ impl From<ChunkError> for Rejection {
         let code = match why {
             ChunkError::Signature => Code::SignatureMismatch,
             ChunkError::TooLong => Code::BodyTooLarge,
+            ChunkError::Crowded => Code::Overloaded,
             ChunkError::Shape | ChunkError::Length => Code::BadRequest,
             ChunkError::Internal => Code::Internal,
         };

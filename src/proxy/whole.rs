@@ -3,7 +3,6 @@
 //! Only requests whose host has a key with such a slot come here, and only those with a body of that
 //! slot's kind. Every other body streams through unseen.
 
-use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -15,6 +14,7 @@ use http::{HeaderMap, HeaderValue, Request};
 use http_body::{Body, Frame, SizeHint};
 
 use super::core::Core;
+use super::held::Held;
 use super::reject::{Code, Rejection};
 use super::slots::{Places, multipart};
 use super::upload::Upload;
@@ -66,30 +66,6 @@ pub struct Whole {
     held: Rc<Held>,
 }
 
-/// The share of one body in what its core holds.
-struct Held {
-    all: Rc<Cell<usize>>,
-    mine: Cell<usize>,
-}
-
-impl Held {
-    fn more(&self, bytes: usize, limit: usize) -> Result<(), Rejection> {
-        let all = self.all.get() + bytes;
-        if all > limit {
-            return Err(Rejection::new(Code::Overloaded, "too many bodies are being read for the slots in them"));
-        }
-        self.all.set(all);
-        self.mine.set(self.mine.get() + bytes);
-        Ok(())
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.all.set(self.all.get() - self.mine.get());
-    }
-}
-
 /// Reads the request's body if a slot may stand in it. `settled` says that the request has a token in
 /// its head, so that it may do without one in its body.
 ///
@@ -125,17 +101,18 @@ pub async fn read(
     if told > u64::try_from(limits.body_slot_bytes).unwrap_or(u64::MAX) {
         return Err(too_large());
     }
-    let held = Held { all: core.bodies(), mine: Cell::new(0) };
+    let held = Held::new(core.bodies(), limits.body_slots_bytes);
     let (mut bytes, mut trailers) = (BytesMut::new(), None);
     let body = request.body_mut();
     while let Some(frame) = poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await {
         let broken = |_| Rejection::new(Code::BadRequest, "the request's body can't be read to its end");
         match frame.map_err(broken)?.into_data() {
             Ok(data) if bytes.len() + data.len() > limits.body_slot_bytes => return Err(too_large()),
-            Ok(data) => {
-                held.more(data.len(), limits.body_slots_bytes)?;
-                bytes.extend_from_slice(&data);
+            Ok(data) if !held.more(data.len()) => {
+                let why = "too many bodies are being read for the slots in them";
+                return Err(Rejection::new(Code::Overloaded, why));
             }
+            Ok(data) => bytes.extend_from_slice(&data),
             Err(frame) => trailers = frame.into_trailers().ok(),
         }
     }
@@ -158,7 +135,11 @@ impl Whole {
     }
 }
 
-/// A body that was read whole, on its way up.
+/// A body that was read whole, on its way up, with its share of what is held.
+pub(super) fn again(data: Bytes, held: Rc<Held>) -> RequestBody {
+    Box::pin(Again { data: Some(data).filter(|data| !data.is_empty()), trailers: None, _held: held })
+}
+
 struct Again {
     data: Option<Bytes>,
     trailers: Option<HeaderMap>,
@@ -220,19 +201,5 @@ mod tests {
             }
             assert_eq!(Kind::of(&headers), kind, "{types:?}");
         }
-    }
-
-    #[test]
-    fn what_is_held_is_given_back() {
-        let all = Rc::new(Cell::new(0));
-        let first = Held { all: Rc::clone(&all), mine: Cell::new(0) };
-        let second = Held { all: Rc::clone(&all), mine: Cell::new(0) };
-        assert!(first.more(60, 100).is_ok() && second.more(40, 100).is_ok());
-        assert!(first.more(1, 100).is_err());
-        drop(second);
-        assert_eq!(all.get(), 60);
-        assert!(first.more(40, 100).is_ok());
-        drop(first);
-        assert_eq!(all.get(), 0);
     }
 }

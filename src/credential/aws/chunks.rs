@@ -34,6 +34,9 @@ pub enum ChunkError {
     /// The chunks hold more or less than announced.
     #[error("the request's body isn't as long as X-Amz-Decoded-Content-Length says")]
     Length,
+    /// Too much is held of all such bodies together.
+    #[error("too many bodies are held at once so that they can be signed (`proxy.limits.signed_bodies`)")]
+    Crowded,
     /// Our own signature can't be made.
     #[error("the request's body can't be signed")]
     Internal,
@@ -95,6 +98,12 @@ impl Chunks {
         let mut out = BytesMut::new();
         while self.step(&mut out)? {}
         Ok(out.freeze())
+    }
+
+    /// How much of the body is held, in bytes.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.held.len()
     }
 
     /// Whether the body has come to its end.

@@ -107,6 +107,34 @@ async fn nonce_is_fresh_each_time_and_a_body_beyond_the_limit_is_refused() {
 }
 
 #[tokio::test]
+async fn bodies_that_are_held_to_be_signed_are_bounded_all_together() {
+    let world = World::build().upstream(|u| u.host = OTHER.to_owned());
+    let world = world.settings(|settings| {
+        settings.proxy.limits.signed_bodies = 1500;
+        settings.cores = 1;
+    });
+    let world = world.start().await;
+    let computed = Computed::with_slots(&world, KeyKind::Hmac, NONCE, &["bearer"]);
+    let ask = async || {
+        let request = post("/x", computed.token()).body(Full::from(vec![b'x'; 700])).expect("a request");
+        world.agent().ask(OTHER, request).await
+    };
+    let mut slow = world.agent().inside(OTHER, b"http/1.1").await;
+    let head = format!(
+        "POST /x HTTP/1.1\r\nhost: {OTHER}\r\nauthorization: Bearer {}\r\ncontent-length: 1001\r\n\r\n{}",
+        computed.token(),
+        "x".repeat(1000)
+    );
+    slow.send(head.as_bytes()).await;
+    let refused = async { while ask().await.status == 200 {} };
+    crate::support::soon("there to be no room", refused).await;
+    assert_eq!(ask().await.code(), "overloaded");
+    slow.send(b"x").await;
+    assert_eq!(slow.reply().await.expect("a reply").status, 200);
+    assert_eq!(ask().await.status, 200, "what was held is given back");
+}
+
+#[tokio::test]
 async fn form_that_signs_nothing_or_lacks_its_time_is_not_taken() {
     let world = world().await;
     for (from, to) in [
