@@ -6,9 +6,11 @@ use std::process::Command;
 /// namespaces and after `setup` (a shell script, in which `$0` is a scratch directory), and checks
 /// that it passed.
 pub fn inside(test: &str, setup: &str) -> bool {
-    if std::env::var_os("SALLYPORT_TEST_APART").is_some() {
+    if let Some(trace) = std::env::var_os("SALLYPORT_TEST_APART") {
+        std::fs::write(trace, test).expect("written");
         return true;
     }
+    let trace = tempfile::NamedTempFile::new().expect("a temporary file");
     let scratch = tempfile::tempdir().expect("a temporary directory");
     let script = format!("set -e\n{setup}\nexec \"$1\" --include-ignored --exact \"$2\" --nocapture");
     let status = Command::new("unshare")
@@ -16,10 +18,11 @@ pub fn inside(test: &str, setup: &str) -> bool {
         .arg(scratch.path())
         .arg(std::env::current_exe().expect("this program"))
         .arg(test)
-        .env("SALLYPORT_TEST_APART", "1")
+        .env("SALLYPORT_TEST_APART", trace.path())
         .status()
         .expect("unshare runs");
     assert!(status.success());
+    assert_eq!(std::fs::read_to_string(trace.path()).expect("readable"), test, "no test of this name was run");
     false
 }
 
