@@ -6,7 +6,7 @@
 //! entry already, so each core can find its running exchanges that have to stop.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -76,6 +76,8 @@ pub struct Registry {
     projects: DashMap<ProjectId, Name, RandomState>,
     tools: DashMap<ToolId, (Name, bool), RandomState>,
     index: ArcSwap<HostIndex>,
+    /// That of the index: a reply asks for it with each of its pieces.
+    generation: AtomicU64,
     /// Held while the index is rebuilt, so that none is replaced by one that was begun earlier.
     rebuilding: Mutex<()>,
     fresh: ArcSwapOption<Moment>,
@@ -95,6 +97,7 @@ impl Registry {
             projects: DashMap::default(),
             tools: DashMap::default(),
             index: ArcSwap::default(),
+            generation: AtomicU64::new(0),
             rebuilding: Mutex::default(),
             fresh: ArcSwapOption::empty(),
             max_staleness,
@@ -153,7 +156,7 @@ impl Registry {
     /// A number that changes whenever a key does; what is derived from keys is rebuilt then.
     #[must_use]
     pub fn generation(&self) -> u64 {
-        self.index.load().generation
+        self.generation.load(Ordering::Acquire)
     }
 
     /// Live tokens and sessions, for metrics.
@@ -357,6 +360,8 @@ impl Registry {
     fn rebuild_index(&self) {
         let _alone = self.rebuilding.lock().unwrap_or_else(PoisonError::into_inner);
         let keys = self.keys.iter().filter_map(|cell| cell.get());
-        self.index.store(Arc::new(HostIndex::of(self.generation() + 1, keys)));
+        let generation = self.generation() + 1;
+        self.index.store(Arc::new(HostIndex::of(generation, keys)));
+        self.generation.store(generation, Ordering::Release);
     }
 }
