@@ -116,6 +116,11 @@ pub const SETTINGS: &[Setting] = &[
     own!("upstream.allow_private", node.upstream.allow_private, |v| {
         list(v, |net| net.parse().map_err(|_| format!("{net} is no network such as 10.0.0.0/8")))
     }),
+    own!("upstream.refused_ports", node.upstream.refused_ports, |v: &Value| {
+        let all = v.as_sequence().ok_or("it is a list: [first, second]")?;
+        let port = |one: &Value| one.as_u64().and_then(|port| u16::try_from(port).ok());
+        all.iter().map(|one| port(one).ok_or_else(|| "each item is a port".to_owned())).collect::<Result<Vec<_>, _>>()
+    }),
     own!("upstream.proxy", node.upstream.egress.proxy, |v: &Value| match unless_off::<String>(v)? {
         Some(url) => Proxy::parse(&url).map(Some),
         None => Ok(None),

@@ -19,6 +19,8 @@ pub enum Class {
     Multicast,
     /// Unspecified, broadcast, documentation, benchmarking or otherwise not public (RFC 6890).
     Reserved,
+    /// A port of another protocol, whose servers may take parts of a request for commands.
+    Port,
     /// A listener of this very process.
     Own,
 }
@@ -34,6 +36,7 @@ impl Class {
             Self::SharedNat => "carrier-grade NAT",
             Self::Multicast => "multicast",
             Self::Reserved => "reserved",
+            Self::Port => "a port of another protocol (`upstream.refused_ports`)",
             Self::Own => "sallyport's own listener",
         }
     }

@@ -58,7 +58,7 @@ pub enum Word {
 /// Reaches the authority, directly or through the proxy before it.
 ///
 /// # Errors
-/// Its address, or its name where it says enough, is refused; nobody answers, or time is up.
+/// Its port, its address, or its name where it says enough, is refused; nobody answers, or time is up.
 pub async fn reach(
     settings: &Settings,
     tls: &Tls,
@@ -66,6 +66,10 @@ pub async fn reach(
     by: Word,
     purpose: Purpose,
 ) -> Result<Stream, Error> {
+    let of_other_protocol = settings.refused_ports.contains(&authority.port);
+    if of_other_protocol && by == Word::Check && !settings.resolve.contains_key(authority) {
+        return Err(Error::Blocked { class: address::Class::Port, authority: authority.clone() });
+    }
     let Some(proxy) = way(settings, authority, by) else {
         return direct(settings, authority, by).await.map(Stream::Tcp);
     };

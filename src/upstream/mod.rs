@@ -56,6 +56,9 @@ pub struct Settings {
     pub resolve: HashMap<Authority, SocketAddr>,
     /// Networks that pass the address check.
     pub allow_private: Vec<IpNet>,
+    /// Ports that are reached only where an authority is pinned: those of other protocols. A server of mail or a
+    /// cache may take lines of a request for its commands. Default: [`OTHER_PROTOCOLS`].
+    pub refused_ports: Vec<u16>,
     /// Which way leads out.
     pub egress: egress::Egress,
     /// The longest head with which a proxy on the way out may answer, in bytes. Default: 16 KiB.
@@ -70,11 +73,17 @@ pub struct Settings {
     pub pool: Pool,
 }
 
+/// FTP, SSH, Telnet, mail, DNS, LDAP, SMB, PostgreSQL, MySQL, Redis, IRC, memcached (as in "bad port" of the Fetch
+/// Standard, and databases).
+pub const OTHER_PROTOCOLS: [u16; 21] =
+    [20, 21, 22, 23, 25, 53, 110, 119, 139, 143, 389, 445, 465, 587, 993, 995, 3306, 5432, 6379, 6667, 11211];
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
             resolve: HashMap::new(),
             allow_private: Vec::new(),
+            refused_ports: OTHER_PROTOCOLS.to_vec(),
             egress: egress::Egress::default(),
             proxy_head_bytes: 16 * 1024,
             interim: 100,

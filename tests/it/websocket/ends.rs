@@ -122,11 +122,14 @@ fn violations(peer: &Peer) -> Vec<(&'static str, Vec<u8>, u16)> {
         bytes[1] ^= 0x80;
         bytes
     };
+    let masked = frame(TEXT, b"x")[1] & 0x80;
+    let endless = [&[BINARY, masked | 127, 0x80][..], &[0; 7 + 4]].concat();
     vec![
         ("masked like the other side's", other_masking, 1002),
         ("a reserved bit", frame(TEXT | 0x20, b"x"), 1002),
         ("compressed, and nobody agreed to it", frame(TEXT | COMPRESSED, b"\xf2\x48\xcd\xc9\xc9\x07\x00"), 1002),
         ("an opcode that nobody knows", frame(0x83, b"x"), 1002),
+        ("a length of 2^63", endless, 1002),
         ("a control frame in pieces", frame(PING & !FIN, b"x"), 1002),
         ("a long control frame", frame(PING, &[0; 126]), 1002),
         ("a continuation of nothing", frame(FIN, b"x"), 1002),
@@ -143,7 +146,7 @@ fn violations(peer: &Peer) -> Vec<(&'static str, Vec<u8>, u16)> {
 #[tokio::test]
 async fn peer_that_breaks_the_rules_is_told_so_and_let_go() {
     for from_agent in [true, false] {
-        for at in 0..14 {
+        for at in 0..15 {
             let (build, mut accepted) = build("");
             let world = build.start().await;
             let (mut agent, mut upstream) = pair(&world, &mut accepted).await;
