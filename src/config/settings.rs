@@ -134,6 +134,7 @@ pub const SETTINGS: &[Setting] = &[
     plain!("upstream.deadlines.tls", node.upstream.deadlines.tls),
     plain!("upstream.deadlines.proxy", node.upstream.deadlines.proxy),
     plain!("upstream.deadlines.headers", node.upstream.deadlines.headers),
+    plain!("upstream.deadlines.continued", node.upstream.deadlines.continued),
     plain!("upstream.deadlines.idle_body", node.upstream.deadlines.idle_body),
     plain!("upstream.pool.max_idle", node.upstream.pool.max_idle),
     plain!("upstream.pool.idle", node.upstream.pool.idle),

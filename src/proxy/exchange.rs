@@ -5,8 +5,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::header::{CONTENT_TYPE, PROXY_AUTHORIZATION, RANGE};
+use http::header::{CONTENT_TYPE, EXPECT, PROXY_AUTHORIZATION, RANGE};
 use http::{HeaderName, HeaderValue, Method, Request, Response, Version};
+use http_body::Body as _;
 use hyper::body::Incoming;
 
 use super::account::Account;
@@ -51,6 +52,11 @@ pub async fn serve(core: Rc<Core>, tunnel: Rc<Tunnel>, mut request: Request<Inco
             }
         }
     }
+}
+
+/// RFC 9110 section 10.1.1; there are no other expectations.
+fn is_continue(expect: &HeaderValue) -> bool {
+    expect.as_bytes().eq_ignore_ascii_case(b"100-continue")
 }
 
 /// Whether the request is a gRPC call, which reads refusals in words of its own.
@@ -185,6 +191,9 @@ async fn run(
         step!(Err(Rejection::new(Code::BadRequest, "no WebSocket is opened with a key that signs requests")));
     }
 
+    // Whoever waits for 100 (Continue) is told by the upstream, unless the body was needed here.
+    let streams = version == Version::HTTP_11 && whole.is_none() && signed.is_none();
+    let expects = streams && !request.body().is_end_stream() && request.headers().get(EXPECT).is_some_and(is_continue);
     // What is sent is what was decided on.
     step!(forward::fit(request.headers_mut(), &target, search.back()));
     let arrives = |name: &HeaderName| request.headers().contains_key(name);
@@ -198,6 +207,9 @@ async fn run(
     let mut originals = slots_as_they_came(&request, &identified, &authorized);
     *request.uri_mut() = http::Uri::from(target.path_and_query.clone());
     *request.version_mut() = Version::HTTP_11;
+    if expects {
+        request.extensions_mut().insert(upstream::Expects);
+    }
     let mut request: Request<upstream::RequestBody> = request.map(|body| Box::pin(body) as upstream::RequestBody);
 
     if let Some(signed) = &mut signed {

@@ -7,6 +7,7 @@
 pub mod address;
 mod alarm;
 mod connect;
+mod continued;
 pub mod egress;
 mod interim;
 mod lenient;
@@ -28,6 +29,7 @@ use ipnet::IpNet;
 
 use crate::model::Authority;
 pub use connect::{Tls, Word};
+pub use continued::Expects;
 pub use pool::{Checkout, Connection, Place, Upstream, join_cookies};
 pub use reply::ReplyBody;
 pub use shown::{Refusal, Shown, Whose};
@@ -107,6 +109,8 @@ pub struct Deadlines {
     pub proxy: Duration,
     /// From the sent head to the reply's head. Default: 300 s: models think long.
     pub headers: Duration,
+    /// How long a body waits for the upstream to ask for it, if the agent waits for that. Default: 1 s.
+    pub continued: Duration,
     /// Between two pieces of a reply's body. Default: 300 s.
     pub idle_body: Duration,
 }
@@ -120,6 +124,7 @@ impl Default for Deadlines {
             tls: secs(10),
             proxy: secs(30),
             headers: secs(300),
+            continued: secs(1),
             idle_body: secs(300),
         }
     }

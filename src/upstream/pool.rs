@@ -18,6 +18,7 @@ use hyper_util::rt::TokioIo;
 use super::RequestBody;
 use super::alarm::Alarm;
 use super::connect::{self, Purpose, Tls, Word};
+use super::continued;
 use super::egress::{Credentials, Proxy, Speaks};
 use super::interim::{Interim, Watched};
 use super::lenient::Lenient;
@@ -396,7 +397,7 @@ impl Connection {
     ) -> Result<Response<ReplyBody>, (Error, Option<Request<RequestBody>>)> {
         let Some(inner) = self.home.upgrade() else { return Err((Error::Closed { written: false }, Some(request))) };
         let limit = inner.settings.deadlines.headers;
-        let idle = inner.settings.deadlines.idle_body;
+        let (idle, continues) = (inner.settings.deadlines.idle_body, inner.settings.deadlines.continued);
         let asked = inner.asked_in_clear(&self.place).map(|proxy| proxy.credentials.clone());
         let (place, born, home, mut alarm) = (self.place, self.born, self.home, self.alarm);
         drop(inner);
@@ -407,6 +408,10 @@ impl Connection {
                 }
                 join_cookies(request.headers_mut());
                 frame(&mut request);
+                let mut waits = None;
+                if !request.extensions().is_empty() {
+                    (request, waits) = continued::expect(request, continues);
+                }
                 let through_proxy = asked.is_some();
                 if let Some(credentials) = asked {
                     ask_proxy(&mut request, &place, credentials.as_ref());
@@ -423,8 +428,11 @@ impl Connection {
                 if ambiguous(&response) {
                     return Err((Error::Http, None));
                 }
-                let back = Some(Back { sender, place, born, home });
-                Ok(response.map(|body| ReplyBody::new(body, End::Framed(back), idle, alarm)))
+                let end = match continued::replied(waits) {
+                    Some(refused) => End::Refused { _refused: refused },
+                    None => End::Framed(Some(Back { sender, place, born, home })),
+                };
+                Ok(response.map(|body| ReplyBody::new(body, end, idle, alarm)))
             }
             Sender::Alone(alone) => {
                 join_cookies(request.headers_mut());

@@ -10,6 +10,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::alarm::Alarm;
+use super::continued::Refused;
 use super::pool::{Http1, Inner, Place};
 use super::shared::Share;
 use super::upgrade::Switched;
@@ -27,6 +28,8 @@ pub(super) struct Back {
 pub(super) enum End {
     /// HTTP/1.1: by its framing. The connection goes back to the pool then.
     Framed(Option<Back>),
+    /// The same, but the request's body was refused and never sent, so the connection isn't used again.
+    Refused { _refused: Refused },
     /// With its head: the connection became another protocol.
     Switched(Switched),
     /// HTTP/2: by END_STREAM, and by nothing else: hyper also ends a body where its stream is lost

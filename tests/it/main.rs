@@ -3,6 +3,7 @@
 mod attacks;
 mod clients;
 mod commands;
+mod continued;
 mod credentials;
 mod demo;
 mod floors;
