@@ -49,6 +49,27 @@ async fn reply_with_length_and_chunks_is_never_passed_on_as_both() {
 }
 
 #[tokio::test]
+async fn lines_of_a_reply_that_parsers_end_differently_reach_the_agent_in_one_form_or_not_at_all() {
+    for (name, reply) in [
+        ("bare LF in a field", &b"HTTP/1.1 200 OK\r\nx: a\nx-more: b\r\ncontent-length: 2\r\n\r\nok"[..]),
+        ("bare LF everywhere", b"HTTP/1.1 200 OK\nx: a\ncontent-length: 2\n\nok"),
+        ("bare LF before a length", b"HTTP/1.1 200 OK\r\nx: a\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nok"),
+        ("bare CR in a field", b"HTTP/1.1 200 OK\r\nx: a\rx-more: b\r\ncontent-length: 2\r\n\r\nok"),
+        ("bare LF behind a size", b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\nok\r\n0\r\n\r\n"),
+        ("a space before the reply", b" HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"),
+        ("two spaces", b"HTTP/1.1  200 OK\r\ncontent-length: 2\r\n\r\nok"),
+        ("HTTP/0.9", b"ok\r\n"),
+    ] {
+        let world = World::build().raw(reply, true).start().await;
+        let got = asked(&world).await;
+        let head = got.split("\r\n\r\n").next().unwrap_or_default().replace("\r\n", "");
+        assert!(!head.contains(['\r', '\n']), "{name}: {got:?}");
+        let clean = got.starts_with("HTTP/1.1 200") && got.matches("content-length").count() <= 1;
+        assert!(clean || got.starts_with("HTTP/1.1 502") || got.is_empty(), "{name}: {got:?}");
+    }
+}
+
+#[tokio::test]
 async fn bytes_behind_a_reply_are_not_the_next_reply() {
     let reply = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nokHTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nforged";
     let world = World::build().raw(reply, false).start().await;
