@@ -184,6 +184,7 @@ pub const SETTINGS: &[Setting] = &[
     plain!("proxy.deadlines.head", node.proxy.deadlines.head),
     plain!("proxy.deadlines.tls", node.proxy.deadlines.tls),
     plain!("proxy.deadlines.idle_body", node.proxy.deadlines.idle_body),
+    plain!("proxy.deadlines.body_slot", node.proxy.deadlines.body_slot),
     plain!("proxy.deadlines.unread", node.proxy.deadlines.unread),
     plain!("proxy.deadlines.linger", node.proxy.deadlines.linger),
     plain!("proxy.deadlines.websocket_idle", node.proxy.deadlines.websocket_idle),

@@ -98,6 +98,9 @@ pub struct Deadlines {
     pub tls: Duration,
     /// Between two pieces of a request's body. Default: 30 s.
     pub idle_body: Duration,
+    /// For the whole of a body that is read for the slots in it: nothing is decided meanwhile. Default:
+    /// 30 s.
+    pub body_slot: Duration,
     /// How long an agent may leave a reply unread. Default: 60 s.
     pub unread: Duration,
     /// How long after the end of a connection what its agent still sends is read. Default: 2 s.
@@ -142,6 +145,7 @@ impl Default for Settings {
                 head: Duration::from_secs(30),
                 tls: Duration::from_secs(10),
                 idle_body: Duration::from_secs(30),
+                body_slot: Duration::from_secs(30),
                 unread: Duration::from_secs(60),
                 linger: Duration::from_secs(2),
                 websocket_idle: Duration::from_secs(300),

@@ -12,6 +12,7 @@ use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Request};
 use http_body::{Body, Frame, SizeHint};
+use tokio::time::{Instant, timeout_at};
 
 use super::core::Core;
 use super::held::Held;
@@ -70,7 +71,8 @@ pub struct Whole {
 /// its head, so that it may do without one in its body.
 ///
 /// # Errors
-/// It is longer than `proxy.limits.body_slot`, coded, or broken off; or too many are read at once.
+/// It is longer than `proxy.limits.body_slot`, slower than `proxy.deadlines.body_slot`, coded, or broken
+/// off; or too many are read at once.
 ///
 /// # Cancellation
 /// What was read is lost with the request.
@@ -97,6 +99,11 @@ pub async fn read(
         );
         Rejection::new(Code::BodyTooLarge, why)
     };
+    let too_slow = || {
+        let why = "a key of this host has a slot in the body, and it didn't come to its end within \
+                   `proxy.deadlines.body_slot`";
+        Rejection::new(Code::BadRequest, why)
+    };
     let told = request.body().size_hint().lower();
     if told > u64::try_from(limits.body_slot_bytes).unwrap_or(u64::MAX) {
         return Err(too_large());
@@ -104,7 +111,10 @@ pub async fn read(
     let held = Held::new(core.bodies(), limits.body_slots_bytes);
     let (mut bytes, mut trailers) = (BytesMut::new(), None);
     let body = request.body_mut();
-    while let Some(frame) = poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await {
+    let over = Instant::now() + core.shared.settings.deadlines.body_slot;
+    loop {
+        let frame = timeout_at(over, poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)));
+        let Some(frame) = frame.await.map_err(|_| too_slow())? else { break };
         let broken = |_| Rejection::new(Code::BadRequest, "the request's body can't be read to its end");
         match frame.map_err(broken)?.into_data() {
             Ok(data) if bytes.len() + data.len() > limits.body_slot_bytes => return Err(too_large()),

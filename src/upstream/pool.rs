@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use foldhash::quality::RandomState;
-use http::header::{CONTENT_LENGTH, COOKIE, PROXY_AUTHORIZATION, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, COOKIE, HOST, PROXY_AUTHORIZATION, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
@@ -447,15 +447,16 @@ impl Connection {
                 let origin = request.uri().clone();
                 *request.uri_mut() = with_authority(&place, &origin);
                 *request.version_mut() = Version::HTTP_2;
-                request.headers_mut().remove(http::header::HOST);
+                let host = request.headers_mut().remove(HOST);
+                let at_origin = |request| at_origin(request, origin, host);
                 if sender.ready().await.is_err() {
-                    return Err((Error::Closed { written: false }, Some(at_origin(request, origin))));
+                    return Err((Error::Closed { written: false }, Some(at_origin(request))));
                 }
                 match settled(alarm.limit(limit, pin!(sender.try_send_request(request))).await) {
                     Ok(response) => {
                         Ok(response.map(|body| ReplyBody::new(body, End::Marked { _share: share }, idle, alarm)))
                     }
-                    Err((why, back)) => Err((why, back.map(|request| at_origin(request, origin)))),
+                    Err((why, back)) => Err((why, back.map(at_origin))),
                 }
             }
         }
@@ -521,8 +522,12 @@ fn unasked<B>(mut request: Request<B>) -> Request<B> {
     request
 }
 
-fn at_origin<B>(mut request: Request<B>, origin: Uri) -> Request<B> {
+/// The request as it was, for another connection.
+fn at_origin<B>(mut request: Request<B>, origin: Uri, host: Option<HeaderValue>) -> Request<B> {
     *request.uri_mut() = origin;
+    if let Some(host) = host {
+        request.headers_mut().insert(HOST, host);
+    }
     *request.version_mut() = Version::HTTP_11;
     request
 }
@@ -549,5 +554,21 @@ fn settled(reply: Option<Sent>) -> Result<Response<Incoming>, (Error, Option<Req
                 Err((if why.is_parse() { Error::Http } else { Error::Closed { written: true } }, None))
             }
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn request_that_http2_did_not_take_goes_on_over_http1_as_it_was() {
+        let mut request = Request::new(());
+        let origin = Uri::from_static("/v1/models?limit=1");
+        *request.uri_mut() = Uri::from_static("https://api.example.com/v1/models?limit=1");
+        *request.version_mut() = Version::HTTP_2;
+        let request = at_origin(request, origin, Some(HeaderValue::from_static("api.example.com")));
+        assert_eq!((request.uri().to_string().as_str(), request.version()), ("/v1/models?limit=1", Version::HTTP_11));
+        assert_eq!(request.headers()[HOST], "api.example.com");
     }
 }

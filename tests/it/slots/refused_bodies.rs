@@ -1,5 +1,7 @@
 //! Attacks on the slots in a request's body, and what is too much.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::Request;
 use http_body_util::channel::Channel;
@@ -202,4 +204,32 @@ async fn type_of_a_body_can_not_be_taken_away_behind_the_search() {
     let _ = cut.rest().await;
     assert!(world.upstream.received().is_empty());
     assert!(world.records_of("intent").is_empty(), "half a body opens nothing");
+}
+
+#[tokio::test]
+async fn body_that_trickles_is_not_waited_for_longer_than_the_deadline() {
+    let deadline = Duration::from_millis(300);
+    let build = World::build().slots(&["json:/key"]);
+    let world = build.settings(move |s| s.proxy.deadlines.body_slot = deadline).start().await;
+    for http2 in [false, true] {
+        let (mut send, channel) = Channel::<Bytes>::new(1);
+        let trickling = tokio::spawn(async move {
+            // Each piece comes long before `proxy.deadlines.idle_body`.
+            while send.send_data(Bytes::from_static(b" ")).await.is_ok() {
+                tokio::time::sleep(deadline / 10).await;
+            }
+        });
+        let request = match http2 {
+            true => Request::post(format!("https://{HOST}/")),
+            false => Request::post("/").header("host", HOST),
+        };
+        let request = request.header("content-type", JSON).body(channel).expect("a request");
+        let agent = world.agent();
+        let mut agent = if http2 { agent.http2(HOST).await } else { agent.http1(HOST).await };
+        let answer = agent.ask(request).await;
+        assert_eq!((answer.status.as_u16(), answer.code()), (400, "bad_request"), "{}", answer.text());
+        assert!(answer.text().contains("proxy.deadlines.body_slot"), "{}", answer.text());
+        trickling.await.expect("it ended");
+    }
+    assert!(world.upstream.received().is_empty());
 }
