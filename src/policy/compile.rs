@@ -10,7 +10,8 @@ use foldhash::quality::RandomState;
 use http::Method;
 
 use super::document::{
-    self, AppliesTo, Approve, Document, Expect, Match, Mode, RangeWord, Replies, UnknownCoding, WithoutTokenWord,
+    self, AppliesTo, Approve, CredentialsWord, Document, Expect, Match, Mode, RangeWord, Replies, UnknownCoding,
+    WithoutTokenWord,
 };
 use super::path::{self, Pattern};
 use crate::model::{Authority, Environment, ExchangeId, HostPattern, KeyId, Name, OrgId, Scheme, SessionId, Slot};
@@ -39,13 +40,16 @@ pub(super) struct Policy {
     replies: Replies,
 }
 
-/// What passes only where policy says so, because it can't be searched for keys as a whole.
+/// What passes only where policy says so, because it can't be searched for keys as a whole, or for keys that
+/// nobody knows yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unsearched {
     /// A reply in a content coding that isn't decoded.
     UnknownCoding,
     /// A request for a part of a reply.
     Range,
+    /// A call that is answered with fresh credentials.
+    Credentials,
 }
 
 pub(super) struct Rule {
@@ -184,6 +188,7 @@ impl PolicySet {
         let word = |policy: &Arc<Policy>| match what {
             Unsearched::UnknownCoding => policy.replies.unknown_coding.map(|w| w == UnknownCoding::Forward),
             Unsearched::Range => policy.replies.range.map(|w| w == RangeWord::Forward),
+            Unsearched::Credentials => policy.replies.credentials.map(|w| w == CredentialsWord::Forward),
         };
         let mut words = self.applying(key, environment, tool, project).filter_map(word).peekable();
         words.peek().is_some() && words.all(|forward| forward)

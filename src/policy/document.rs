@@ -74,12 +74,14 @@ pub(super) enum WithoutTokenWord {
     Inject,
 }
 
-/// What may pass of replies that can't be searched for keys as a whole.
+/// What may pass of replies that can't be searched for keys as a whole, or hold credentials that nobody
+/// has stored.
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Replies {
     pub unknown_coding: Option<UnknownCoding>,
     pub range: Option<RangeWord>,
+    pub credentials: Option<CredentialsWord>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -93,6 +95,13 @@ pub(super) enum UnknownCoding {
 #[serde(rename_all = "lowercase")]
 pub(super) enum RangeWord {
     Drop,
+    Forward,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum CredentialsWord {
+    Withhold,
     Forward,
 }
 

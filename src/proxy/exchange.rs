@@ -26,6 +26,7 @@ use super::websocket::{self, Asked, Decided};
 use super::{Mode, bounds, certificate, forward, issue, mint, put, signed, whole};
 use crate::credential::aws::ChunkError;
 use crate::model::{ExchangeId, OrgId};
+use crate::policy::Unsearched;
 use crate::session::live::LiveSession;
 use crate::session::registry::Moment;
 use crate::upstream::{self, Checkout, Place};
@@ -220,6 +221,11 @@ async fn run(
         let room = Held::new(core.signed_bodies(), shared.settings.limits.signed_bodies);
         let held = Box::pin(signed.hold(&mut request, account.counted(), shared.settings.limits.signed_body, room));
         step!(step!(guard(run.as_ref(), held).await));
+    }
+    if let Some(operation) = signed::hands_out(signed.as_ref(), &authorized, bound.keys(), &target, &request)
+        && !search.forwards(Unsearched::Credentials)
+    {
+        step!(Err(signed::withheld(&operation)));
     }
 
     let org = identified.found.first().map_or(OrgId::DEFAULT, |found| found.token.session.org);

@@ -30,6 +30,7 @@ pub enum Code {
     SignatureMismatch,
     CredentialRefused,
     CredentialUnavailable,
+    CredentialsWithheld,
     ScopeNotAllowed,
     DestinationBlocked,
     AuthorityMismatch,
@@ -224,6 +225,14 @@ impl Code {
                 Upstream,
                 "The key's token endpoint gives no access token at the moment",
                 "Try again later; the detail says what it answered.",
+            ),
+            Self::CredentialsWithheld => (
+                403,
+                "credentials_withheld",
+                Denied,
+                "The reply would hand out credentials",
+                "Store a key that already may do what they are for: `sallyport keys add --kind aws`. A policy lets such \
+                 replies pass, with real credentials in them, by `replies: { credentials: forward }`.",
             ),
             Self::ScopeNotAllowed => (
                 403,

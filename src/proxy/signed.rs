@@ -5,27 +5,32 @@
 use std::cell::RefCell;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
-use http::header::{AUTHORIZATION, CONTENT_LENGTH, HOST};
-use http::{HeaderName, Request};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST};
+use http::{HeaderName, HeaderValue, Request};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt as _, Full};
 use zeroize::Zeroizing;
 
+use super::authorize::Authorized;
 use super::core::Core;
 use super::held::Held;
 use super::identify::{Found, Identified};
 use super::reject::{Code, Rejection};
 use super::relay::BodyError;
 use super::slots::pairs;
+use super::target::Target;
 use super::upload::Counted;
 use super::{inject, whole};
+use crate::credential::aws::handing;
 use crate::credential::aws::{self, ChunkError, Chunks, Head, Pair, Payload, Place, Signed, hash_of};
 use crate::credential::hmac::{self, Form, Parts};
 use crate::model::{KeyKind, Secret, Slot, Timestamp, TokenHash};
 use crate::upstream::RequestBody;
+use crate::vault::key::Key;
 
 const SECURITY_TOKEN: HeaderName = HeaderName::from_static("x-amz-security-token");
 
@@ -60,6 +65,8 @@ pub struct SignedRequest {
     /// What signs the chunks of the body.
     chunks: Rc<RefCell<Option<Chunks>>>,
     most: usize,
+    /// The body, where it may say which operation is called.
+    body: Option<Bytes>,
 }
 
 /// Whether a request has to be signed, for which it is read as it came; `None` if no token is that of a
@@ -105,7 +112,7 @@ fn by_agent<B>(core: &Core, found: &Found, request: &Request<B>) -> Result<Signe
     }
     let payload = signed.payload().text().unwrap_or_default().to_owned();
     let most = core.shared.settings.limits.signed_body;
-    Ok(SignedRequest { signed, stand_in, payload, chunks, most })
+    Ok(SignedRequest { signed, stand_in, payload, chunks, most, body: None })
 }
 
 fn is_of(core: &Core, hash: &TokenHash, found: &Found) -> bool {
@@ -126,6 +133,51 @@ fn check_session_token(core: &Core, signed: &Signed, found: &Found) -> Result<()
         }
     }
 }
+
+/// Whether its reply would hand out credentials that nobody here knows, by a request that is signed with a
+/// key of this host or by one that needs no signature; the operation, as the agent named it.
+pub fn hands_out<B>(
+    signed: Option<&ToSign>,
+    authorized: &Authorized,
+    bound: &[Arc<Key>],
+    target: &Target,
+    request: &Request<B>,
+) -> Option<String> {
+    let text = |name: &HeaderName| request.headers().get(name).and_then(|value| value.to_str().ok());
+    let query = target.path_and_query.query();
+    match (signed, authorized) {
+        (Some(ToSign::Aws(signed)), _) => {
+            let call = handing::Call {
+                service: signed.signed.service(),
+                method: request.method(),
+                path: target.path(),
+                query,
+                target: text(&TARGET),
+                body: signed.body.as_deref(),
+            };
+            handing::operation(&call)
+        }
+        (None, Authorized::Plain) if bound.iter().any(|key| key.kind == KeyKind::Aws) => {
+            let kind = request.headers().get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+            let may_be = handing::may_be_unsigned(request.method(), &target.authority.host.to_string(), query, kind);
+            may_be.then(|| "a call without a signature".to_owned())
+        }
+        _ => None,
+    }
+}
+
+/// The refusal of such a request.
+pub fn withheld(operation: &str) -> Rejection {
+    let plain = operation.chars().filter(|c| c.is_ascii_graphic() || *c == ' ').take(LONGEST_NAMED).collect::<String>();
+    let why = format!("{plain} is answered with credentials that would be worth their own everywhere");
+    Rejection::new(Code::CredentialsWithheld, why)
+}
+
+/// How much of an operation's name a refusal repeats, in characters.
+const LONGEST_NAMED: usize = 64;
+/// What stands for a hash where a body's isn't signed (Amazon S3 API Reference, "Authenticating Requests").
+const UNSIGNED_PAYLOAD: &str = "UNSIGNED-PAYLOAD";
+const TARGET: HeaderName = HeaderName::from_static("x-amz-target");
 
 impl ToSign {
     /// Takes hold of the body as far as that is needed to sign.
@@ -206,6 +258,14 @@ impl SignedRequest {
         held: Held,
     ) -> Result<(), Rejection> {
         match self.signed.payload() {
+            Payload::Declared(declared) if handing::needs_body(self.signed.service()) => {
+                let body = gather(request, self.most, &held).await?;
+                if *declared != hash_of(&body) && declared != UNSIGNED_PAYLOAD {
+                    return Err(aws::Error::Mismatch.into());
+                }
+                self.body = Some(body.clone());
+                *request.body_mut() = whole::again(body, Rc::new(held));
+            }
             Payload::Declared(_) => {}
             Payload::Chunks { .. } => {
                 let empty: RequestBody = Box::pin(Full::default().map_err(|never| match never {}));
@@ -216,6 +276,7 @@ impl SignedRequest {
                 let body = gather(request, self.most, &held).await?;
                 self.payload = hash_of(&body);
                 self.signed.check(&self.stand_in, &self.payload)?;
+                self.body = handing::needs_body(self.signed.service()).then(|| body.clone());
                 *request.body_mut() = whole::again(body, Rc::new(held));
             }
         }

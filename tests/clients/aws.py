@@ -13,6 +13,20 @@ say = lambda *words: print("answer:", *words, flush=True)
 
 sts = boto3.client("sts", region_name="us-east-1", config=config)
 say("sts", sts.get_caller_identity()["Account"])
+if what == "roles":
+    import botocore.exceptions
+    import botocore.parsers
+
+    for call in (
+        lambda: sts.assume_role(RoleArn="arn:aws:iam::123456789012:role/r", RoleSessionName="session"),
+        lambda: sts.get_session_token(),
+        lambda: boto3.client("iam", region_name="us-east-1", config=config).create_access_key(UserName="u"),
+    ):
+        try:
+            say("credentials", *sorted(call().keys()))
+        # The refusal is JSON and these services answer in XML, so boto3 shows it as it is.
+        except (botocore.exceptions.ClientError, botocore.parsers.ResponseParserError) as why:
+            say("refused", "credentials_withheld" if "credentials_withheld" in str(why) else why)
 if what == "all":
     s3 = boto3.client("s3", region_name="us-east-1", config=config)
     s3.create_bucket(Bucket="things")

@@ -2,6 +2,7 @@
 
 mod aws;
 mod aws_clients;
+mod aws_handed_out;
 mod basic;
 mod hmac;
 mod issued;

@@ -13,6 +13,7 @@
 
 mod canonical;
 mod chunks;
+pub mod handing;
 mod parameters;
 mod signed;
 mod signer;

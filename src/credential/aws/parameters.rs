@@ -73,7 +73,8 @@ pub(super) fn check_names(query: &str) -> Result<(), Error> {
     Ok(())
 }
 
-fn decoded(text: &str) -> Option<String> {
+/// Percent-decoded; `None` if that isn't text.
+pub(super) fn decoded(text: &str) -> Option<String> {
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&byte, behind)) = rest.split_first() {

@@ -275,6 +275,12 @@ impl Signed {
         &self.scope
     }
 
+    /// The service that it is for, as the agent wrote it.
+    #[must_use]
+    pub fn service(&self) -> &str {
+        &self.scope.service
+    }
+
     pub(super) fn time(&self) -> &str {
         &self.time
     }

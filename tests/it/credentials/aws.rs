@@ -14,10 +14,10 @@ use crate::support::{Agent, Answer, Received, Reply, World, emitted};
 const ID: &str = "AKIAREALREALREALREAL";
 const SECRET: &str = "real+secret/of-forty-characters-01234567";
 const SESSION_TOKEN: &str = "real-session-token-0123456789/abcdef==";
-const PAIR: &str =
+pub(super) const PAIR: &str =
     r#"{"access_key_id": "AKIAREALREALREALREAL", "secret_access_key": "real+secret/of-forty-characters-01234567"}"#;
 
-fn sha(bytes: &[u8]) -> String {
+pub(super) fn sha(bytes: &[u8]) -> String {
     hex::encode(digest::digest(&digest::SHA256, bytes))
 }
 
@@ -34,14 +34,14 @@ fn signature(secret: &str, scope: &str, text: &str) -> String {
 
 /// What is signed. Paths, queries and values are written in their normal form here.
 #[derive(Clone)]
-struct Request4 {
-    method: &'static str,
-    path: String,
-    query: String,
-    headers: Vec<(String, String)>,
-    payload: String,
-    time: String,
-    scope: String,
+pub(super) struct Request4 {
+    pub method: &'static str,
+    pub path: String,
+    pub query: String,
+    pub headers: Vec<(String, String)>,
+    pub payload: String,
+    pub time: String,
+    pub scope: String,
 }
 
 impl Request4 {
@@ -62,7 +62,7 @@ impl Request4 {
     }
 }
 
-fn now(world: &World) -> String {
+pub(super) fn now(world: &World) -> String {
     let millis = world.home.clock().now().millis();
     jiff::Timestamp::from_millisecond(millis).expect("a time").strftime("%Y%m%dT%H%M%SZ").to_string()
 }
@@ -76,7 +76,7 @@ fn plain(world: &World, method: &'static str, path: &str, payload: &str) -> Requ
     Request4 { method, path: path.to_owned(), query: String::new(), headers, payload: payload.to_owned(), time, scope }
 }
 
-fn signed(request: &Request4, id: &str, secret: &str, body: impl Into<Bytes>) -> Request<Full<Bytes>> {
+pub(super) fn signed(request: &Request4, id: &str, secret: &str, body: impl Into<Bytes>) -> Request<Full<Bytes>> {
     let uri =
         if request.query.is_empty() { request.path.clone() } else { format!("{}?{}", request.path, request.query) };
     let mut build = Request::builder().method(request.method).uri(uri);
@@ -123,7 +123,7 @@ fn value(headers: &HeaderMap, name: &str, received: &Received) -> String {
     }
 }
 
-async fn world() -> World {
+pub(super) async fn world() -> World {
     let echo = |received: &Received| {
         let token = received.header("x-amz-security-token");
         Reply::text(format!("{ID} {SECRET} {token}")).with("x-seen", received.header("authorization"))
@@ -131,7 +131,7 @@ async fn world() -> World {
     World::build().upstream(|u| u.host = OTHER.to_owned()).answer(echo).start().await
 }
 
-async fn ask(world: &World, request: Request<Full<Bytes>>) -> Answer {
+pub(super) async fn ask(world: &World, request: Request<Full<Bytes>>) -> Answer {
     world.agent().ask(OTHER, request).await
 }
 

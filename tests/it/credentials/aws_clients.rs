@@ -12,8 +12,12 @@ use crate::clients::{clients, script};
 use crate::support::world::HOST;
 use crate::support::{Raw, World, emitted};
 
-const HOSTS: [&str; 3] =
-    ["s3.us-east-1.amazonaws.com", "sts.us-east-1.amazonaws.com", "dynamodb.us-east-1.amazonaws.com"];
+const HOSTS: [&str; 4] = [
+    "s3.us-east-1.amazonaws.com",
+    "sts.us-east-1.amazonaws.com",
+    "dynamodb.us-east-1.amazonaws.com",
+    "iam.amazonaws.com",
+];
 
 /// A service that verifies signatures.
 struct Verifier {
@@ -144,4 +148,15 @@ async fn url_that_boto3_presigns_is_signed_again_with_the_real_pair() {
     // The verifier is no check that can't fail.
     let (_, said) = boto3(&world, (id, "another-secret-of-forty-characters-12345"), "presigned.py", "").await;
     assert!(said.contains("answer: GET 403 SignatureDoesNotMatch\n"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the clients that tests/run installs"]
+async fn boto3_gets_no_fresh_credentials() {
+    let moto = tokio::task::spawn_blocking(Verifier::moto).await.expect("joined");
+    let (id, secret) = moto.pair();
+    let world = world(moto.addr).await;
+    let (well, said) = boto3(&world, (&id, &secret), "aws.py", "roles").await;
+    assert!(well, "{said}");
+    assert_eq!(said.matches("answer: refused credentials_withheld\n").count(), 3, "{said}");
 }
