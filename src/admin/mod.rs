@@ -8,6 +8,7 @@ mod access;
 mod audit;
 mod auth;
 mod body;
+mod explain;
 mod keys;
 mod problem;
 mod projects;
@@ -175,7 +176,7 @@ fn routes() -> OpenApiRouter<State> {
         .routes(routes!(audit::query))
         .routes(routes!(audit::verify))
         .routes(routes!(system::providers))
-        .routes(routes!(system::explain))
+        .routes(routes!(explain::explain))
         .routes(routes!(system::status))
         .routes(routes!(system::reload))
         .routes(routes!(system::healthz))

@@ -1,20 +1,14 @@
-//! The node itself: health, metrics, status, providers, policies.
+//! The node itself: health, metrics, status, providers.
 
 use axum::Json;
 use axum::extract::State as Shared;
 use axum::http::{HeaderName, StatusCode, header};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::auth::Caller;
-use super::body::{Body, environment, name};
 use super::{Problem, State};
-use crate::model::{ExchangeId, KeyId, SessionId, Slot};
-use crate::policy::{self, Facts};
 use crate::providers::Provider;
-use crate::session::records::Tool;
-use crate::store::Find;
-use crate::vault::key::Key;
 
 /// A service that sallyport knows.
 #[derive(Serialize, ToSchema)]
@@ -76,78 +70,6 @@ pub(super) struct Providers {
 #[utoipa::path(get, operation_id = "providers", path = "/api/v1/providers", tag = "providers", responses((status = 200, description = "Done", body = Providers), (status = "4XX", description = "Refused, and why", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn providers(Shared(admin): Shared<State>) -> Json<Providers> {
     Json(Providers { items: admin.providers.current().iter().map(ProviderView::from).collect() })
-}
-
-/// A request to be decided on without being sent.
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-#[schema(as = Question)]
-pub(super) struct Question {
-    /// Such as `POST https://api.stripe.com/v1/charges`.
-    request: String,
-    /// The key's name.
-    key: String,
-    /// The tool's name.
-    tool: Option<String>,
-    /// The project's name; `default` if absent.
-    project: Option<String>,
-    /// `development` if absent.
-    #[schema(pattern = "^(development|staging|production)$")]
-    environment: Option<String>,
-}
-
-/// Ask which rule decides a request, and why
-#[utoipa::path(post, operation_id = "explain", path = "/api/v1/policy/explain", tag = "policy", request_body = Question,
-    responses((status = 200, description = "Done", body = Object), (status = "4XX", description = "Refused, and why", body = Problem, content_type = "application/problem+json")))]
-pub(super) async fn explain(
-    Shared(admin): Shared<State>,
-    caller: Caller,
-    Body(question): Body<Question>,
-) -> Result<Json<serde_json::Value>, Problem> {
-    let parsed = policy::parse_request(&question.request);
-    let (method, scheme, authority, path) =
-        parsed.ok_or_else(|| Problem::invalid("request", "write it as \"METHOD https://host/path\""))?;
-    let tool = question.tool.as_deref().map(|t| name("tool", t)).transpose()?;
-    let key_name = name("key", &question.key)?;
-    let environment = environment(question.environment.as_deref())?;
-    let explanation = admin.policies.current().explain(&Facts {
-        exchange: ExchangeId::generate(),
-        session: SessionId::generate(),
-        org: caller.org(),
-        project: &name("project", question.project.as_deref().unwrap_or("default"))?,
-        environment,
-        tool: tool.as_ref(),
-        key: KeyId::generate(),
-        key_name: &key_name,
-        key_version: 1,
-        scheme,
-        authority: &authority,
-        method: &method,
-        path: &path,
-        slot: &Slot::Bearer,
-    });
-    let mut answer = serde_json::to_value(explanation).map_err(|_| Problem::internal())?;
-    // A key's own destinations bound what any policy can allow.
-    let wanted = Find::all().with("name", &key_name).with("environment", environment);
-    let keys: Vec<Key> = admin.store.find(caller.org(), wanted).await?;
-    answer["environment"] = environment.as_str().into();
-    let mut notes = Vec::new();
-    if let Some(name) = &tool
-        && admin.store.find::<Tool>(caller.org(), Find::all().with("name", name).limit(1)).await?.is_empty()
-    {
-        notes.push(format!("no tool {name} is registered"));
-    }
-    if keys.is_empty() {
-        notes.push(format!("no key {key_name} is stored in {environment}: only the policies are judged"));
-    } else if !keys.iter().any(|key| key.destination.covers(scheme, &authority)) {
-        answer["decision"] = "deny".into();
-        answer["reason"] = format!("{authority} is not a destination of the key {key_name}").into();
-        answer["decidedBy"] = serde_json::Value::Null;
-    }
-    if !notes.is_empty() {
-        answer["note"] = notes.join("; ").into();
-    }
-    Ok(Json(answer))
 }
 
 /// How the node stands.

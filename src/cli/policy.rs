@@ -18,7 +18,7 @@ pub enum Command {
         #[arg(value_name = "DIR")]
         dir: Option<PathBuf>,
     },
-    /// Say which rule decides a request, and why
+    /// Say which rule decides a request, why, and in which slots its key may be put
     Explain(Question),
 }
 
@@ -79,6 +79,26 @@ pub async fn explain(client: &Client, question: Question) -> anyhow::Result<()> 
     }
     for rule in answer["rules"].as_array().into_iter().flatten() {
         say!("  {}", output::cell(rule));
+    }
+    let used = &answer["useOfKey"];
+    let listed = |field: &str| {
+        let all = used[field].as_array().into_iter().flatten();
+        all.filter_map(serde_json::Value::as_str).collect::<Vec<_>>().join(", ")
+    };
+    if let Some(host) = used["destination"].as_str() {
+        say!(
+            "the key ({}) goes there as {host}; its token stands in: {}",
+            output::cell(&used["kind"]),
+            listed("slots")
+        );
+        if used["otherSlots"].as_array().is_some_and(|others| !others.is_empty()) {
+            say!("not in this request: {}", listed("otherSlots"));
+        }
+        match (used["withoutToken"].as_str(), used["injected"].as_str()) {
+            (Some("inject"), Some(what)) => say!("without a token, with proxy credentials: {what}"),
+            (Some("forward"), _) => say!("without a token it is forwarded as it is, with what stands there"),
+            _ => say!("without a token the key isn't used"),
+        }
     }
     if answer["note"].is_string() {
         say!("{}", text("note"));

@@ -130,6 +130,24 @@ fn policy_explain_says_which_rule_decides_and_why() {
     place.add_key(&["stripe_api_key"], KEY);
     let elsewhere = place.ok(&["policy", "explain", "GET https://a.test/", "--key", "stripe_api_key"]);
     assert!(elsewhere.contains("not a destination") && !elsewhere.contains("decided by"), "{elsewhere}");
+    assert!(!elsewhere.contains("token stands in"), "{elsewhere}");
+    let here = place.ok(&["policy", "explain", "GET https://api.stripe.com/v1/charges", "--key", "stripe_api_key"]);
+    assert!(
+        here.contains("the key (secret) goes there as api.stripe.com; its token stands in: bearer, basic:user"),
+        "{here}"
+    );
+    assert!(here.contains("without a token the key isn't used"), "{here}");
+    let slots = ["--slot", "path:/bot{}", "--slot", "header:x-key"];
+    place.add_key(&[&["bot", "--host", "*.bots.test"][..], &slots].concat(), KEY);
+    let inject = "version: 1\nname: inject\napplies_to: { keys: [bot] }\nwithout_token: inject\n\
+        rules: [{ name: me, allow: { methods: [GET], paths: [\"/**\"] } }]\n";
+    std::fs::write(place.data.join("policies/inject.yaml"), inject).expect("written");
+    let other = place.ok(&["policy", "explain", "GET https://a.bots.test/me", "--key", "bot"]);
+    assert!(other.contains("goes there as *.bots.test; its token stands in: header:x-key"), "{other}");
+    assert!(other.contains("not in this request: path:/bot{}"), "{other}");
+    assert!(other.contains("without a token, with proxy credentials: the key is put into header:x-key"), "{other}");
+    let fits = place.json(&["policy", "explain", "GET https://a.bots.test/botX/me", "--key", "bot"]);
+    assert_eq!(fits["useOfKey"]["slots"], serde_json::json!(["path:/bot{}", "header:x-key"]));
     std::fs::write(place.data.join("policies/mine.yaml"), "version: 1\nname: mine\nrulez: []\n").expect("written");
     let said = place.fails(&["policy", "check"]);
     assert!(said.contains("mine.yaml") && said.contains("rulez"), "{said}");
