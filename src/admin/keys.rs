@@ -13,8 +13,8 @@ use super::body::{Body, Query, environment, limit, name, still_to_come};
 use super::{Action, Admin, Problem, State};
 use crate::credential;
 use crate::model::{
-    BaseUrl, Cleartext, Destination, HostPattern, KeyId, KeyKind, Name, OrgId, Secret, Slot, TokenEndpoint, TokenShape,
-    nearest,
+    BaseUrl, Cleartext, Destination, HostPattern, KeyId, KeyKind, Name, OrgId, Secret, Slot, Timestamp, TokenEndpoint,
+    TokenShape, nearest,
 };
 use crate::providers::{self, Provider};
 use crate::store::Find;
@@ -240,6 +240,26 @@ fn check_slots(kind: KeyKind, destination: &Destination) -> Result<(), Problem> 
     }
 }
 
+/// What is doubtful about a value: slots of the key in which it can't stand, and what its kind says of it.
+fn doubts(
+    kind: KeyKind,
+    secret: &Secret<Vec<u8>>,
+    destination: &Destination,
+    now: Timestamp,
+) -> Result<Vec<String>, Problem> {
+    let mut said = credential::warnings(kind, secret, now).map_err(|why| Problem::invalid("value", why))?;
+    if kind.is_computed() {
+        return Ok(said);
+    }
+    let unfit = |slot: &Slot| slot.suits(secret.expose()).err().map(|why| (slot.to_string(), why));
+    let unfit: Vec<_> = destination.slots.iter().filter_map(unfit).collect();
+    if let Some((slot, why)) = unfit.first().filter(|_| unfit.len() == destination.slots.len()) {
+        return Err(Problem::invalid("value", format!("it {why}, so it can't be put into {slot}")));
+    }
+    said.extend(unfit.iter().map(|(slot, why)| format!("the value {why}, so it can't be put into {slot}")));
+    Ok(said)
+}
+
 /// Where access tokens are asked for, by the document of a kind that is minted.
 fn token_endpoint(
     kind: KeyKind,
@@ -381,7 +401,7 @@ pub(super) async fn create(
     let secret = credential::document(kind, new.value.take()).map_err(|why| Problem::invalid("value", why))?;
     let token_endpoint = token_endpoint(kind, &secret, &destination)?;
     let now = admin.clock.now();
-    let warnings = credential::warnings(kind, &secret, now).map_err(|why| Problem::invalid("value", why))?;
+    let warnings = doubts(kind, &secret, &destination, now)?;
     let key = Key {
         id: KeyId::generate(),
         org: caller.org(),
@@ -520,8 +540,7 @@ pub(super) async fn rotate(
     let before = find(&admin, caller.org(), &id).await?;
     let secret = credential::document(before.kind, rotation.value.take());
     let secret = secret.map_err(|why| Problem::invalid("value", why))?;
-    let warnings = credential::warnings(before.kind, &secret, admin.clock.now());
-    let warnings = warnings.map_err(|why| Problem::invalid("value", why))?;
+    let warnings = doubts(before.kind, &secret, &before.destination, admin.clock.now())?;
     let version = before.version.saturating_add(1);
     let after = Key {
         version,

@@ -98,6 +98,31 @@ impl Slot {
         }
     }
 
+    /// Whether a secret can stand there as it is: most places have an encoding for everything.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn suits(&self, secret: &[u8]) -> Result<(), &'static str> {
+        let plain = |b: &u8| b.is_ascii_graphic() && !b"\"\\,;".contains(b);
+        match self {
+            Self::Cookie(_) if !secret.iter().all(plain) => {
+                Err("holds a character that no cookie can have (RFC 6265 section 4.1.1); store it as the cookie has it")
+            }
+            Self::BasicUser if secret.contains(&b':') => {
+                Err("holds a colon, which ends a user name (RFC 7617 section 2)")
+            }
+            Self::Bearer | Self::Header(_) | Self::HeaderPart(..)
+                if secret.first().is_some_and(|b| *b == b' ') || secret.last().is_some_and(|b| *b == b' ') =>
+            {
+                Err("begins or ends with a space, which is no part of a header's value (RFC 9110 section 5.5)")
+            }
+            Self::Bearer if secret.contains(&b' ') => {
+                Err("holds a space, which no bearer token has (RFC 6750 section 2.1)")
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// A word from a closed set, for metrics.
     #[must_use]
     pub const fn label(&self) -> &'static str {

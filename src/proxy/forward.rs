@@ -1,8 +1,10 @@
 //! Makes a request fit to send on, and gets a connection to its upstream.
 
+use std::cell::Cell;
+
 use http::header::{
-    CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, IF_RANGE, PROXY_AUTHORIZATION, RANGE, TE,
-    TRAILER, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, IF_MATCH, IF_RANGE, PROXY_AUTHORIZATION,
+    RANGE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Version};
 
@@ -41,12 +43,17 @@ pub fn fit(headers: &mut HeaderMap, target: &Target, back: Back) -> Result<(), R
             .map_err(|_| Rejection::new(Code::Internal, "the authority can't stand in a Host header"))?;
         headers.insert(HOST, host);
     }
+    let conditional = Cell::new(false);
     let unfit = |name: &HeaderName| {
+        conditional.set(conditional.get() | (name == IF_MATCH));
         name == PROXY_AUTHORIZATION || name == EXPECT || (back == Back::Whole && (name == RANGE || name == IF_RANGE))
     };
     remove_all(headers, unfit);
     if back != Back::Anyhow {
         coding::narrow(headers, back == Back::Part);
+        if conditional.get() {
+            coding::fit_condition(headers);
+        }
     }
     Ok(())
 }

@@ -159,10 +159,10 @@ pub(super) fn fit<'a>(slot: &Slot, secret: &'a Secret<Vec<u8>>) -> Result<&'a [u
         return Err(Rejection::new(Code::Internal, "the stored secret holds a line break or a control character"));
     }
     match slot {
-        Slot::Cookie(_) if !cookie::can_be(secret) => {
-            let why = "the stored secret holds a character that no cookie can have; store it as the cookie has it";
-            Err(Rejection::new(Code::Internal, why))
-        }
+        Slot::Cookie(_) | Slot::BasicUser => match slot.suits(secret) {
+            Ok(()) => Ok(secret),
+            Err(why) => Err(Rejection::new(Code::Internal, format!("the stored secret {why}"))),
+        },
         _ => Ok(secret),
     }
 }

@@ -7,7 +7,7 @@
 mod coder;
 mod decode;
 
-use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, ETAG};
+use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, ETAG, IF_MATCH};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 pub use decode::{Decoder, Memory};
@@ -139,6 +139,37 @@ pub fn fit_decoded(headers: &mut HeaderMap) {
     {
         headers.insert(ETAG, weak);
     }
+}
+
+/// Gives tags in `If-Match` back the strength that [`fit_decoded`] took from them: with a weak one the
+/// condition is never true (RFC 9110 section 13.1.1). A tag that was weak at its origin stays without a
+/// match there, as it would have been.
+pub fn fit_condition(headers: &mut HeaderMap) {
+    let strong: Vec<HeaderValue> = headers
+        .get_all(IF_MATCH)
+        .iter()
+        .filter_map(|value| HeaderValue::from_bytes(&strong(value.as_bytes())).ok())
+        .collect();
+    headers.remove(IF_MATCH);
+    for value in strong {
+        headers.append(IF_MATCH, value);
+    }
+}
+
+/// A list of entity tags (RFC 9110 section 8.8.3) whose tags are strong.
+fn strong(tags: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(tags.len());
+    let (mut rest, mut quoted) = (tags, false);
+    while let Some((&byte, behind)) = rest.split_first() {
+        if !quoted && rest.starts_with(b"W/\"") {
+            rest = &rest[2..];
+            continue;
+        }
+        quoted ^= byte == b'"';
+        out.push(byte);
+        rest = behind;
+    }
+    out
 }
 
 /// Digests of the coded bytes: RFC 9530, its forerunner RFC 3230, and those of storage services.

@@ -29,11 +29,6 @@ pub fn without<'a>(fields: impl Iterator<Item = &'a [u8]>, name: &FieldName) -> 
     others.collect::<Vec<_>>().join(&b"; "[..])
 }
 
-/// Whether the secret can be the value of a cookie: such a value has no encoding.
-pub fn can_be(secret: &[u8]) -> bool {
-    secret.iter().all(|b| b.is_ascii_graphic() && !b"\"\\,;".contains(b))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -153,3 +153,28 @@ async fn form_that_signs_nothing_or_lacks_its_time_is_not_taken() {
         assert!(!refused.contains("real-shared"), "{refused}");
     }
 }
+
+#[tokio::test]
+async fn key_that_signs_is_not_used_where_no_token_stands_even_if_a_rule_injects() {
+    let policy = "version: 1\nname: p\nrules: [{ name: all, allow: { methods: [GET], paths: [\"/**\"] } }]\nwithout_token: inject\n";
+    let aws =
+        r#"{"access_key_id": "AKIAREALREALREALREAL", "secret_access_key": "real+secret/of-forty-characters-01234567"}"#;
+    for (kind, document, slots) in [
+        (KeyKind::Hmac, HEADERS, &["header:cb-access-key"][..]),
+        (KeyKind::Hmac, QUERY, &["bearer"]),
+        (KeyKind::Aws, aws, &["signature", "presigned"]),
+    ] {
+        let world = World::build().upstream(|u| u.host = OTHER.to_owned()).policy(policy).start().await;
+        let computed = Computed::with_slots(&world, kind, document, slots);
+        let id = computed.started.session.id.to_string();
+        let credentials = crate::support::agent::basic(&id, computed.started.secret.expose());
+        let agent = crate::support::Agent { credentials: Some(credentials), ..world.agent() };
+        for header in ["x-nothing", "cb-access-key", "authorization"] {
+            let request = Request::get("/orders").header("host", OTHER).header(header, "something");
+            let answer = agent.ask(OTHER, request.body(Full::default()).expect("a request")).await;
+            assert_eq!(answer.code(), "credential_unregistered", "{kind} {header}: {}", answer.text());
+        }
+        assert!(world.upstream.received().is_empty());
+        world.nothing_leaked(&[]).await;
+    }
+}

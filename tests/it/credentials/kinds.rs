@@ -88,3 +88,31 @@ fn stored_pair_is_minted_with_what_its_agent_signs_with() {
     let minted = place.json(&["tokens", "mint", session["id"].as_str().expect("an id"), "plain"]);
     assert!(minted.get("signingSecret").is_none());
 }
+
+#[test]
+fn value_that_can_not_stand_in_its_slots_is_told_when_it_is_stored_and_when_it_is_rotated() {
+    let place = Place::new();
+    place.ok(&["init"]);
+    for (slots, value, why) in [
+        (vec!["cookie:sid"], "hunter2;hunter2", "no cookie can have"),
+        (vec!["cookie:sid"], "hunter2 hunter2", "no cookie can have"),
+        (vec!["cookie:sid", "basic:user"], "hunter2:\"hunter2", "no cookie can have"),
+        (vec!["basic:user"], "hunter2:hunter2", "ends a user name"),
+        (vec!["bearer"], "hunter2 hunter2", "no bearer token has"),
+        (vec!["header:x-key"], " hunter2hunter2", "begins or ends with a space"),
+    ] {
+        let slots: Vec<_> = slots.into_iter().flat_map(|slot| ["--slot", slot]).collect();
+        let add = [&["keys", "add", "x", "--host", "x.test"], &slots[..]].concat();
+        let output = place.with_input(&add, value);
+        let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(!output.status.success() && said.contains(why) && !said.contains("hunter2"), "{value}: {said}");
+    }
+    let add = ["keys", "add", "x", "--host", "x.test", "--slot", "query:key", "--slot", "cookie:sid"];
+    let output = place.with_input(&add, "sk with a space");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && said.contains("so it can't be put into cookie:sid"), "{said}");
+    let output = place.with_input(&["keys", "rotate", "x"], "sk-without-one");
+    assert!(output.status.success() && output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+    let output = place.with_input(&["keys", "rotate", "x"], "sk with; another");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("cookie:sid"));
+}

@@ -106,6 +106,34 @@ async fn head_of_a_decoded_reply_says_nothing_of_its_coded_bytes() {
     }
 }
 
+/// RFC 9110 section 13.1.1: `If-Match` compares strongly, so a weakened tag would never match.
+#[tokio::test]
+async fn tag_that_was_weakened_matches_again_where_it_came_from() {
+    let world = World::build()
+        .answer(|r| match r.header("if-match") {
+            "" => Reply::text(gzip(b"text")).with("content-encoding", "gzip").with("etag", "\"v1,W/\""),
+            tags if tags.contains("\"v1,W/\"") && !tags.contains("W/\"v1") => Reply::text("changed"),
+            _ => Reply::text("").status(412),
+        })
+        .start()
+        .await;
+    let tag = world.agent().ask(HOST, world.get("/")).await.header("etag").to_owned();
+    assert_eq!(tag, "W/\"v1,W/\"");
+    for (sent, arrives) in [
+        (tag.clone(), "\"v1,W/\"".to_owned()),
+        (format!("\"other\",  {tag} ,W/\"\""), "\"other\",  \"v1,W/\" ,\"\"".to_owned()),
+        ("*".to_owned(), "*".to_owned()),
+    ] {
+        let mut request = world.request("PUT", "/", "text");
+        request.headers_mut().insert("if-match", sent.parse().expect("a value"));
+        request.headers_mut().insert("if-none-match", "W/\"v0\"".parse().expect("a value"));
+        let answer = world.agent().ask(HOST, request).await;
+        let received = world.upstream.received().pop().expect("received");
+        assert_eq!((received.header("if-match"), received.header("if-none-match")), (arrives.as_str(), "W/\"v0\""));
+        assert_eq!(answer.status.as_u16(), if sent == "*" { 412 } else { 200 }, "{sent}");
+    }
+}
+
 #[tokio::test]
 async fn digest_in_the_trailers_of_a_decoded_reply_is_dropped_and_other_trailers_pass() {
     let world = World::build()
