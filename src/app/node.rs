@@ -95,7 +95,13 @@ impl Node {
         let of_leaves = Arc::clone(&metrics);
         let registry = Arc::new(Registry::new(settings.max_staleness));
         let vault = Arc::new(Vault::new(Arc::clone(home.keyring()), Arc::clone(&clock)));
-        let rotation = Rotation::new(store.clone(), Arc::clone(&vault), Arc::clone(&registry), Arc::clone(&clock));
+        let rotation = Rotation::new(
+            store.clone(),
+            Arc::clone(&vault),
+            Arc::clone(&registry),
+            Arc::clone(&clock),
+            settings.credential.lease,
+        );
         let shared = Arc::new(Shared {
             registry,
             vault,

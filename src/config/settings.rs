@@ -211,6 +211,7 @@ pub const SETTINGS: &[Setting] = &[
     plain!("credential.held", node.credential.held),
     plain!("credential.issued_lifetime", node.credential.issued_lifetime),
     plain!("credential.issued", node.credential.issued),
+    plain!("credential.lease", node.credential.lease),
     size!("audit.segment", node.audit.segment_bytes),
     plain!("audit.chains", node.audit.chains),
     plain!("audit.checkpoint_every", node.audit.checkpoint_every),

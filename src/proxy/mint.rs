@@ -164,13 +164,18 @@ async fn mint(core: &Core, key: &Arc<Key>, cause: &Cause) -> Result<(), Failure>
             Err(why) => {
                 failures += 1;
                 if !why.passes() || failures >= mints.settings().tries {
-                    return Err(why);
+                    let lost = why.kind == FailureKind::Refused && core.shared.rotation.was_interrupted(&key);
+                    return Err(if lost { Failure::new(why.kind, format!("{why}; {LOST}")) } else { why });
                 }
                 tokio::time::sleep(mints.pause(failures)).await;
             }
         }
     }
 }
+
+const LOST: &str = "a process of sallyport was killed while it exchanged the key's refresh token, so the one that the \
+     server gave in its place is lost: connect the key again (`sallyport keys connect`), or give it another refresh \
+     token with `sallyport keys rotate`";
 
 /// What one try yields.
 struct Minted {

@@ -7,4 +7,5 @@ mod everyday;
 mod isolation;
 mod readme;
 mod reload;
+mod rotation;
 mod store;

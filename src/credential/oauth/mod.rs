@@ -56,6 +56,9 @@ pub struct Settings {
     pub issued_lifetime: Duration,
     /// How many of these one session may hold at once. Default: 256.
     pub issued: u32,
+    /// For how long a process has the right to a key's refresh token: longer than a mint takes, with room for
+    /// clocks that differ. Default: 60 s.
+    pub lease: Duration,
 }
 
 impl Default for Settings {
@@ -73,6 +76,7 @@ impl Default for Settings {
             held: 10_000,
             issued_lifetime: secs(3600),
             issued: 256,
+            lease: secs(60),
         }
     }
 }

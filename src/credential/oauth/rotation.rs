@@ -8,27 +8,26 @@
 //!
 //! A process that is killed between the server's answer and the commit loses the fresh refresh token:
 //! nothing but the server knows it then. Servers that take the old one for a while, as RFC 9700 section
-//! 4.14.2 lets them, give another; with the others the key has to be connected again.
+//! 4.14.2 lets them, give another; with the others the key has to be connected again. The lease that it left
+//! behind tells the next process, which says so when the server refuses ([`Rotation::was_interrupted`]).
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use dashmap::DashMap;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use super::{Failure, FailureKind};
-use crate::model::{Clock, Secret};
+use crate::model::{Clock, KeyId, Secret};
 use crate::session::records::Token;
 use crate::session::registry::Registry;
 use crate::store::{Error, Find, Store};
 use crate::vault::key::{Key, Lease, SealedVersion};
 use crate::vault::{HELD_VERSIONS, Vault};
 
-/// For how long a process has the right to a key's refresh token: longer than a mint takes, with room
-/// for clocks that differ.
-const LEASE: Duration = Duration::from_secs(60);
 /// How often a lease of another process is looked at.
 const LOOK: Duration = Duration::from_millis(100);
 /// How long another process is waited for.
@@ -51,6 +50,10 @@ struct Inner {
     registry: Arc<Registry>,
     clock: Arc<dyn Clock>,
     holder: Uuid,
+    /// For how long a process has the right to a key's refresh token.
+    lease: Duration,
+    /// Keys whose refresh token a process was using up when it ended, with the version that was in force.
+    interrupted: DashMap<KeyId, u32>,
     /// The store's connections live on the runtime that joined the parts, not on a core's.
     runtime: Handle,
     tasks: TaskTracker,
@@ -84,20 +87,44 @@ impl Drop for Held {
     }
 }
 
+/// How a lease ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Left {
+    /// It was given back, or there was none.
+    InOrder,
+    /// It ended by itself: whoever had it is gone, or was too slow.
+    Behind,
+}
+
 fn failed(why: &Error) -> Failure {
     tracing::error!(error = %why, "the store doesn't say which refresh token is in force");
     Failure::new(FailureKind::Internal, "the store can't be used, and a refresh token is used up only through it")
 }
 
 impl Rotation {
-    /// Keeps refresh tokens in this store. Its work runs on the present runtime.
+    /// Keeps refresh tokens in this store; a process has the right to one for the time of a `lease`. Its work
+    /// runs on the present runtime.
     ///
     /// # Panics
     /// Outside of a runtime.
     #[must_use]
-    pub fn new(store: Store, vault: Arc<Vault>, registry: Arc<Registry>, clock: Arc<dyn Clock>) -> Self {
-        let (runtime, tasks) = (Handle::current(), TaskTracker::new());
-        Self(Arc::new(Inner { store, vault, registry, clock, holder: Uuid::new_v4(), runtime, tasks }))
+    pub fn new(
+        store: Store,
+        vault: Arc<Vault>,
+        registry: Arc<Registry>,
+        clock: Arc<dyn Clock>,
+        lease: Duration,
+    ) -> Self {
+        let (runtime, tasks, interrupted) = (Handle::current(), TaskTracker::new(), DashMap::new());
+        let holder = Uuid::new_v4();
+        Self(Arc::new(Inner { store, vault, registry, clock, holder, lease, interrupted, runtime, tasks }))
+    }
+
+    /// Whether a process ended while it used up the refresh token of this version, so that the server may know
+    /// another one which nobody else does.
+    #[must_use]
+    pub fn was_interrupted(&self, key: &Key) -> bool {
+        self.0.interrupted.get(&key.id).is_some_and(|version| *version == key.version)
     }
 
     /// Waits until what is being stored is stored, though not for a store that doesn't answer.
@@ -177,12 +204,13 @@ impl Inner {
             return Ok(Claim { key: self.registry.key(key.id).map_or(key, |live| (*live).clone()), lease: None });
         }
         let began = tokio::time::Instant::now();
-        let lease = loop {
+        let (lease, left) = loop {
             if let Some(lease) = self.take(&key).await.map_err(|why| failed(&why))? {
                 break lease;
             }
             if began.elapsed() > WAIT {
-                let why = "another node has been using up the key's refresh token for too long";
+                let why = "another process has been using up the key's refresh token for too long, or was killed when it \
+                           did: its right to it ends after `credential.lease`";
                 return Err(Failure::new(FailureKind::Unavailable, why));
             }
             tokio::time::sleep(LOOK).await;
@@ -190,6 +218,10 @@ impl Inner {
         let lease = Held { lease, inner: Arc::clone(&self) };
         let now: Option<Key> = self.store.get(key.org, key.id).await.map_err(|why| failed(&why))?;
         let now = now.ok_or_else(|| Failure::new(FailureKind::Denied, "the key was deleted"))?;
+        if left == Left::Behind {
+            tracing::warn!(key.id = %now.id, "a process ended while it used up the key's refresh token");
+            self.interrupted.insert(now.id, now.version);
+        }
         if self.registry.key(key.id).is_none_or(|live| live.version < now.version) {
             // This node's memory is about to hear of it as well.
             let id = SealedVersion::row_id_of(now.id, now.version);
@@ -200,18 +232,18 @@ impl Inner {
         Ok(Claim { key: now, lease: Some(lease) })
     }
 
-    /// The lease, if nobody else has it.
-    async fn take(&self, key: &Key) -> Result<Option<Lease>, Error> {
+    /// The lease, if nobody else has it, and how the one before it ended.
+    async fn take(&self, key: &Key) -> Result<Option<(Lease, Left)>, Error> {
         let now = self.clock.now();
-        let mine = Lease { key: key.id, org: key.org, holder: self.holder, until: now.plus(LEASE) };
+        let mine = Lease { key: key.id, org: key.org, holder: self.holder, until: now.plus(self.lease) };
         let before: Option<Lease> = self.store.get(key.org, key.id).await?;
-        let batch = match &before {
-            None => self.batch(&mine).insert(&mine),
-            Some(other) if other.until <= now => self.batch(&mine).update(other, &mine),
+        let (batch, left) = match &before {
+            None => (self.batch(&mine).insert(&mine), Left::InOrder),
+            Some(other) if other.until <= now => (self.batch(&mine).update(other, &mine), Left::Behind),
             Some(_) => return Ok(None),
         };
         match self.store.commit(batch).await {
-            Ok(_) => Ok(Some(mine)),
+            Ok(_) => Ok(Some((mine, left))),
             // Somebody else was quicker.
             Err(Error::Taken | Error::Changed) => Ok(None),
             Err(why) => Err(why),
@@ -285,6 +317,7 @@ impl Inner {
             self.store.commit(batch).await.map_err(Err)?;
         }
         self.take_in(&after, &sealed).map_err(Ok)?;
+        self.interrupted.remove(&after.id);
         Ok(after.version)
     }
 
