@@ -316,6 +316,7 @@ impl World {
             method: &Method::POST,
             path: PATH,
             slot: &Slot::Bearer,
+            upgrade: None,
         }
     }
 

@@ -141,6 +141,7 @@ pub(super) async fn explain(
         method: &method,
         path: &path,
         slot: &Slot::Bearer,
+        upgrade: None,
     };
     let policies = admin.policies.current();
     let explanation = policies.explain(&facts);

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use foldhash::quality::RandomState;
 use http::Method;
 
+use super::decide::Facts;
 use super::document::{
     self, AppliesTo, Approve, CredentialsWord, Document, Expect, Match, Mode, RangeWord, Replies, UnknownCoding,
     WithoutTokenWord,
@@ -59,6 +60,7 @@ pub(super) struct Rule {
     methods: Vec<Method>,
     hosts: Vec<HostPattern>,
     paths: Vec<Pattern>,
+    upgrades: Vec<String>,
 }
 
 impl Policy {
@@ -85,7 +87,8 @@ impl Rule {
     /// Whether the rule matches. A path that can't be normalised (`None`) matches a denial that
     /// names paths and never an allowance that does. Some servers read methods and paths in lower case
     /// as in upper, and a path with a slash at its end as one without; so does a denial.
-    pub fn matches(&self, method: &Method, scheme: Scheme, authority: &Authority, path: Option<&str>) -> bool {
+    pub fn matches(&self, facts: &Facts<'_>, path: Option<&str>) -> bool {
+        let Facts { method, scheme, authority, upgrade, .. } = *facts;
         let path_fits = || match path {
             _ if self.paths.is_empty() => true,
             Some(path) if self.deny => {
@@ -102,8 +105,22 @@ impl Rule {
         (self.methods.is_empty() || self.methods.iter().any(method_fits))
             && (self.hosts.is_empty() || self.hosts.iter().any(|h| h.matches(authority, scheme.default_port())))
             && path_fits()
+            && self.upgrade_fits(upgrade)
+    }
+
+    /// Without a word about upgrades a rule is about requests that ask for none, or for a WebSocket, and a
+    /// denial is about all; with one it is about requests that ask for these (RFC 9110 section 7.8).
+    fn upgrade_fits(&self, asked: Option<&str>) -> bool {
+        match asked {
+            asked if self.upgrades.is_empty() => self.deny || asked.is_none_or(|asked| asked == WEBSOCKET),
+            Some(asked) => self.upgrades.iter().any(|named| named.eq_ignore_ascii_case(asked)),
+            None => false,
+        }
     }
 }
+
+/// What a rule that is silent about upgrades allows beside plain requests.
+pub(super) const WEBSOCKET: &str = "websocket";
 
 /// Every policy in force, compiled.
 #[derive(Default)]
@@ -251,7 +268,7 @@ impl PolicySet {
                 Ok(name) => name,
                 Err(_) => continue,
             };
-            let facts = super::Facts {
+            let facts = Facts {
                 exchange: ExchangeId::from_bytes([0; 16]),
                 session: SessionId::from_bytes([0; 16]),
                 org: OrgId::DEFAULT,
@@ -266,6 +283,7 @@ impl PolicySet {
                 method: &method,
                 path: &path,
                 slot: &Slot::Bearer,
+                upgrade: None,
             };
             let (got, rule) = match self.decide(&facts) {
                 super::Decision::Permit(permit) => (Expect::Allow, Some(permit.rule().to_string())),
@@ -313,5 +331,16 @@ fn compile_rule(at: &str, name: &str, deny: bool, report: bool, what: Match, say
             Err(why) => say(format!("{at}: path {path:?}: {why}")),
         }
     }
-    Rule { name: name.into(), deny, report, methods, hosts: what.hosts, paths }
+    for protocol in &what.upgrades {
+        // RFC 9110 section 7.8: a name, and perhaps a version.
+        let token = |part: &str| {
+            !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
+        };
+        if !protocol.splitn(2, '/').all(token) {
+            say(format!("{at}: {protocol:?} is no protocol; write it as the Upgrade header has it"));
+        } else if protocol.eq_ignore_ascii_case("h2c") && !deny {
+            say(format!("{at}: h2c carries requests which no rule would see; it isn't forwarded"));
+        }
+    }
+    Rule { name: name.into(), deny, report, methods, hosts: what.hosts, paths, upgrades: what.upgrades }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use http::Method;
 use serde::Serialize;
 
-use super::compile::{Policy, PolicySet, Rule};
+use super::compile::{Policy, PolicySet, Rule, WEBSOCKET};
 use super::document::WithoutTokenWord;
 use super::path::{self, PathError};
 use crate::model::{Authority, Environment, ExchangeId, KeyId, Name, OrgId, Scheme, SessionId, Slot};
@@ -31,6 +31,8 @@ pub struct Facts<'a> {
     /// As it came, without the query.
     pub path: &'a str,
     pub slot: &'a Slot,
+    /// What the request asks to switch to, if it does: a protocol's name as it came, `websocket` in lower case.
+    pub upgrade: Option<&'a str>,
 }
 
 /// Proof that a rule allows one use of one key. Only a decision makes one, and it can't be copied.
@@ -134,6 +136,8 @@ pub enum Reason {
     NoPolicy,
     /// Documents apply, and none of their rules allows it.
     NoRule,
+    /// Documents apply, and none of their rules allows to switch to the protocol that is asked for.
+    NoUpgrade,
     /// A path rule applies and the path can't be put in normal form.
     Path(PathError),
 }
@@ -144,6 +148,9 @@ impl fmt::Display for Reason {
             Self::Rule => f.write_str("the rule denies it"),
             Self::NoPolicy => f.write_str("no policy applies to the key"),
             Self::NoRule => f.write_str("policies apply to the key, and no rule of theirs allows this request"),
+            Self::NoUpgrade => f.write_str(
+                "no rule allows to switch to the protocol that the request asks for, by naming it in `upgrades`",
+            ),
             Self::Path(why) => write!(f, "{why}, so path rules can't be decided"),
         }
     }
@@ -185,7 +192,7 @@ impl PolicySet {
             any = true;
             for rule in policy.rules.iter().filter(|r| !r.report) {
                 names_paths |= rule.names_paths();
-                if !rule.matches(facts.method, facts.scheme, facts.authority, path.as_deref().ok()) {
+                if !rule.matches(facts, path.as_deref().ok()) {
                     continue;
                 }
                 if rule.deny {
@@ -211,7 +218,11 @@ impl PolicySet {
                 Decision::Deny(Denial { policy: None, rule: None, reason: Reason::Path(*why) })
             }
             (None, _) => {
-                let reason = if any { Reason::NoRule } else { Reason::NoPolicy };
+                let reason = match facts.upgrade {
+                    _ if !any => Reason::NoPolicy,
+                    Some(asked) if asked != WEBSOCKET => Reason::NoUpgrade,
+                    _ => Reason::NoRule,
+                };
                 Decision::Deny(Denial { policy: None, rule: None, reason })
             }
         }
@@ -254,7 +265,7 @@ impl PolicySet {
         for policy in self.applying(facts.key_name, facts.environment, facts.tool, facts.project) {
             for rule in &policy.rules {
                 let verb = if rule.deny { "denies" } else { "allows" };
-                let says = match rule.matches(facts.method, facts.scheme, facts.authority, path.as_deref().ok()) {
+                let says = match rule.matches(facts, path.as_deref().ok()) {
                     true if rule.report => format!("{verb} it, in report mode only"),
                     true => format!("{verb} it"),
                     false => "doesn't match".to_owned(),

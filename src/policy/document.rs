@@ -64,6 +64,8 @@ pub(super) struct Match {
     pub methods: Vec<String>,
     pub hosts: Vec<HostPattern>,
     pub paths: Vec<String>,
+    /// Protocols that a request asks to switch to, such as `websocket` and `tcp`.
+    pub upgrades: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]

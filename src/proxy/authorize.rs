@@ -9,6 +9,7 @@ use super::identify::{Found, Identified};
 use super::reject::{Code, Rejection};
 use super::settings::Unbound;
 use super::target::Target;
+use super::upgrade;
 use crate::model::{ExchangeId, SessionId, Slot};
 use crate::policy::{Decision, Denial, Facts, Permit, PolicySet, WithoutToken};
 use crate::session::live::LiveSession;
@@ -39,6 +40,8 @@ pub struct Question<'a> {
     pub from_browser: bool,
     /// Where it goes.
     pub target: &'a Target,
+    /// What it asks to switch to, if it does.
+    pub upgrade: Option<&'a str>,
     /// The keys bound to that host.
     pub bound: &'a [Arc<Key>],
     /// What happens to hosts without keys.
@@ -63,6 +66,11 @@ pub fn authorize(policies: &PolicySet, ask: &Question<'_>, identified: &Identifi
         return Ok(Authorized::Swap(permits.collect::<Result<_, _>>()?));
     }
     if ask.bound.is_empty() {
+        if ask.upgrade.is_some_and(|asked| asked != upgrade::WEBSOCKET) {
+            let why = "upgrades to other protocols than WebSocket are forwarded only where a key's policy names them in a \
+                       rule's `upgrades`, and this host has no key";
+            return Err(Rejection::new(Code::BadRequest, why));
+        }
         return match ask.unbound {
             Unbound::Forward | Unbound::Tunnel => Ok(Authorized::Plain),
             Unbound::Deny => {
@@ -101,11 +109,12 @@ pub(super) fn facts_of<'a>(
         method,
         path: target.path(),
         slot,
+        upgrade: None,
     }
 }
 
 fn facts<'a>(ask: &'a Question<'_>, session: &'a LiveSession, key: &'a Key, slot: &'a Slot) -> Facts<'a> {
-    facts_of(ask.exchange, ask.method, ask.target, session, key, slot)
+    Facts { upgrade: ask.upgrade, ..facts_of(ask.exchange, ask.method, ask.target, session, key, slot) }
 }
 
 fn permit(
@@ -209,6 +218,7 @@ fn anonymous(policies: &PolicySet, ask: &Question<'_>) -> Option<Decision> {
             method: ask.method,
             path: ask.target.path(),
             slot,
+            upgrade: ask.upgrade,
         });
         if matches!(decision, Decision::Permit(_)) {
             return Some(decision);
@@ -223,6 +233,7 @@ fn foreign(policies: &PolicySet, ask: &Question<'_>, identified: &Identified) ->
     for (session, key, slot) in granted(ask) {
         let facts = facts(ask, session, key, slot);
         if ask.mode == Mode::Forward
+            && ask.upgrade.is_none_or(|asked| asked == upgrade::WEBSOCKET)
             && matches!(policies.decide_without_token(&facts, ask.from_browser), WithoutToken::Forward)
         {
             return Ok(Authorized::Plain);

@@ -21,8 +21,9 @@ use super::running::Run;
 use super::search::Search;
 use super::target;
 use super::tunnel::{Tunnel, authenticate};
+use super::upgrade::{self, Asked};
 use super::upload::Upload;
-use super::websocket::{self, Asked, Decided};
+use super::websocket::Decided;
 use super::{Mode, bounds, certificate, forward, issue, mint, put, signed, whole};
 use crate::credential::aws::ChunkError;
 use crate::model::{ExchangeId, OrgId};
@@ -39,7 +40,7 @@ const TRIES: usize = 3;
 pub async fn serve(core: Rc<Core>, tunnel: Rc<Tunnel>, mut request: Request<Incoming>) -> Response<Reply> {
     let began = Moment::now(&*core.shared.clock);
     let exchange = core.exchange_id_at(began.time());
-    let asked = websocket::handshake::read(&mut request);
+    let asked = upgrade::read(&mut request);
     let grpc = is_grpc(&request);
     let account = Account::open(Rc::clone(&core), Rc::clone(&tunnel), exchange, request.method().clone(), began);
     match run(&core, &tunnel, exchange, request, asked, account).await {
@@ -74,7 +75,7 @@ async fn run(
     tunnel: &Rc<Tunnel>,
     exchange: ExchangeId,
     request: Request<Incoming>,
-    asked: Result<Option<Box<Asked>>, Rejection>,
+    asked: Result<Option<Asked>, Rejection>,
     mut account: Box<Account>,
 ) -> Result<Response<Reply>, Refused> {
     macro_rules! step {
@@ -151,6 +152,7 @@ async fn run(
         method: &method,
         from_browser,
         target: &target,
+        upgrade: asked.as_ref().map(Asked::protocol),
         bound: bound.keys(),
         unbound: shared.settings.unbound,
         registry: &shared.registry,
@@ -179,7 +181,7 @@ async fn run(
         run => run,
     };
     if mint::concerns(&identified, &authorized) {
-        let (wanted, session) = ((&method, &target), session.as_ref());
+        let (wanted, session) = ((&method, &target, question.upgrade), session.as_ref());
         let ready = Box::pin(mint::ready(core, tunnel, exchange, wanted, &identified, &authorized, session));
         step!(step!(guard(run.as_ref(), ready).await));
         // It may have taken seconds.
@@ -303,8 +305,10 @@ async fn run(
                 let relayed = match (asked, run) {
                     (Some(asked), Some(run)) => {
                         let mode = tunnel.mode;
-                        let decided = Decided { exchange, mode, session, from_browser, target, identified };
-                        websocket::handshake::answer(core, *asked, response, search, run, decided, account)
+                        let upgrade = asked.protocol().to_owned();
+                        let decided =
+                            Decided { exchange, mode, session, from_browser, target, method, upgrade, identified };
+                        asked.answer(core, response, search, run, decided, account)
                     }
                     (_, run) => relay::relay(response, search, run, account),
                 };

@@ -22,7 +22,7 @@ use super::reject::{Code, Rejection};
 use super::relay::Reply;
 use super::tunnel::Tunnel;
 use super::unread::{Paced, Streams};
-use super::websocket::Socket;
+use super::upgrade::Became;
 use super::wire::Prefixed;
 use super::worded::Worded;
 use crate::model::{Fingerprint, Host, Scheme};
@@ -128,7 +128,7 @@ pub async fn serve_http1<S: AsyncRead + AsyncWrite + Unpin + 'static>(core: Rc<C
     let stream = Worded::new(stream, move |status| unreadable(&of_stream, mode, status));
     let exchanges = stream.exchanges();
     let opened = exchanges.clone();
-    let switched: Rc<RefCell<Option<Box<Socket>>>> = Rc::default();
+    let switched: Rc<RefCell<Option<Became>>> = Rc::default();
     let switching = Rc::clone(&switched);
     let service = service(&core, tunnel, move || {
         let (paced, worded, switching) = (replies.clone(), opened.open(), Rc::clone(&switching));

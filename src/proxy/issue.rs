@@ -85,6 +85,7 @@ pub async fn serve(
         slot: key.destination.slots.first().cloned().unwrap_or(crate::model::Slot::Bearer),
         method: Method::POST,
         target: target.clone(),
+        upgrade: None,
     };
     let cause = caused();
     decided(core, &cause, &key)?;

@@ -53,7 +53,7 @@ pub async fn ready(
     core: &Rc<Core>,
     tunnel: &Rc<Tunnel>,
     exchange: ExchangeId,
-    request: (&Method, &Target),
+    request: (&Method, &Target, Option<&str>),
     identified: &Identified,
     authorized: &Authorized,
     session: Option<&Arc<LiveSession>>,
@@ -66,6 +66,7 @@ pub async fn ready(
         slot: slot.clone(),
         method: request.0.clone(),
         target: request.1.clone(),
+        upgrade: request.2.map(str::to_owned),
     };
     match (authorized, session) {
         (Authorized::Swap(_), _) => {

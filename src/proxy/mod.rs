@@ -43,6 +43,7 @@ mod splice;
 pub mod target;
 pub mod tunnel;
 mod unread;
+mod upgrade;
 pub mod upload;
 pub mod websocket;
 pub mod whole;

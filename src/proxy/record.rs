@@ -53,12 +53,15 @@ pub struct Cause {
     pub method: Method,
     /// Where the request goes.
     pub target: Target,
+    /// What the request asks to switch to, if it does.
+    pub upgrade: Option<String>,
 }
 
 impl Cause {
     /// What is decided on for this key.
     pub fn facts<'a>(&'a self, key: &'a Key) -> Facts<'a> {
-        authorize::facts_of(self.exchange, &self.method, &self.target, &self.session, key, &self.slot)
+        let facts = authorize::facts_of(self.exchange, &self.method, &self.target, &self.session, key, &self.slot);
+        Facts { upgrade: self.upgrade.as_deref(), ..facts }
     }
 }
 

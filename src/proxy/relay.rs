@@ -18,8 +18,8 @@ use super::reject::{Code, Fault, Rejection};
 use super::running::{Run, Stop};
 use super::scrub::{Hits, PatternSet, Scrubber};
 use super::search::Search;
+use super::upgrade::Became;
 use super::upload::fit_trailers;
-use super::websocket::Socket;
 use crate::audit::OutcomeWord;
 use crate::policy::Unsearched;
 
@@ -32,13 +32,13 @@ pub enum Reply {
     Own(Option<Bytes>),
     /// The upstream's reply.
     Upstream(Box<Download>),
-    /// Nothing: the connection becomes a WebSocket, which whoever serves it takes over.
-    Switched(Option<Box<Socket>>),
+    /// Nothing: the connection becomes another protocol, which whoever serves it takes over.
+    Switched(Option<Became>),
 }
 
 impl Reply {
-    /// The WebSocket that the connection becomes.
-    pub fn switched(&mut self) -> Option<Box<Socket>> {
+    /// What the connection becomes.
+    pub fn switched(&mut self) -> Option<Became> {
         match self {
             Self::Switched(socket) => socket.take(),
             _ => None,

@@ -101,6 +101,7 @@ impl Bench {
             method: &Method::POST,
             path: "/v1/charges",
             slot: &Slot::Bearer,
+            upgrade: None,
         };
         match self.library.current().decide(&facts) {
             Decision::Permit(permit) => permit,

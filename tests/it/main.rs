@@ -15,5 +15,6 @@ mod slots;
 mod store;
 mod streaming;
 mod support;
+mod upgrades;
 mod ways;
 mod websocket;

@@ -25,6 +25,7 @@ use crate::proxy::reject::{Code, Rejection};
 use crate::proxy::relay::{self, Reply};
 use crate::proxy::running::Run;
 use crate::proxy::search::Search;
+use crate::proxy::upgrade::{Became, WEBSOCKET};
 use crate::upstream::ReplyBody;
 
 /// What an agent asks for.
@@ -39,25 +40,22 @@ pub struct Asked {
     stream: Option<OnUpgrade>,
 }
 
-/// Reads whether the request asks for a WebSocket, and makes it the GET that it stands for.
+/// Whether the request asks for a WebSocket, and for nothing else.
+pub fn is_asked_for<B>(request: &Request<B>) -> bool {
+    match request.version() == Version::HTTP_2 {
+        true => request.extensions().get::<Protocol>().is_some_and(|p| p.as_str() == WEBSOCKET),
+        false => only(request.headers(), &UPGRADE).is_some_and(|value| value.eq_ignore_ascii_case(WEBSOCKET)),
+    }
+}
+
+/// Reads what a request asks for that asks for a WebSocket, and makes it the GET that it stands for.
 ///
 /// # Errors
-/// It asks for another protocol, or not as RFC 6455 section 4.1 or RFC 8441 section 5 have it.
-pub fn read(request: &mut Request<Incoming>) -> Result<Option<Box<Asked>>, Rejection> {
+/// It doesn't ask as RFC 6455 section 4.1 or RFC 8441 section 5 have it.
+pub fn read(request: &mut Request<Incoming>) -> Result<Asked, Rejection> {
     let over_http2 = request.version() == Version::HTTP_2;
-    let extended = request.method() == Method::CONNECT && request.extensions().get::<Protocol>().is_some();
-    if !extended && !request.headers().contains_key(UPGRADE) {
-        return Ok(None);
-    }
     let bad = |why: &'static str| Err(Rejection::new(Code::BadRequest, why));
     let headers = request.headers();
-    let websocket = match over_http2 {
-        true => request.extensions().get::<Protocol>().is_some_and(|p| p.as_str() == "websocket"),
-        false => only(headers, &UPGRADE).is_some_and(|value| value.eq_ignore_ascii_case("websocket")),
-    };
-    if !websocket {
-        return bad("upgrades to other protocols than WebSocket aren't forwarded");
-    }
     if !request.body().is_end_stream() {
         return bad("a WebSocket's handshake has no body");
     }
@@ -88,7 +86,7 @@ pub fn read(request: &mut Request<Incoming>) -> Result<Option<Box<Asked>>, Rejec
     request.extensions_mut().remove::<Protocol>();
     request.headers_mut().remove(UPGRADE);
     *request.method_mut() = Method::GET;
-    Ok(Some(Box::new(Asked { key, protocols, offers, stream })))
+    Ok(Asked { key, protocols, offers, stream })
 }
 
 /// The bytes of a nonce (RFC 6455 section 4.1).
@@ -101,7 +99,7 @@ fn fresh_key() -> Result<HeaderValue, Rejection> {
 }
 
 /// The value of a header that there is once.
-fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+pub(in crate::proxy) fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     let mut values = headers.get_all(name).iter();
     match (values.next(), values.next()) {
         (Some(value), None) => value.to_str().ok().map(str::trim),
@@ -110,7 +108,7 @@ fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
 }
 
 /// Whether a list in a header has this element, without regard to case.
-fn names(headers: &HeaderMap, name: &HeaderName, wanted: &str) -> bool {
+pub(in crate::proxy) fn names(headers: &HeaderMap, name: &HeaderName, wanted: &str) -> bool {
     let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).any(|element| element.trim().eq_ignore_ascii_case(wanted))
 }
@@ -242,7 +240,7 @@ pub fn answer(
         None => {
             parts.headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
             parts.headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
-            Ok(Response::from_parts(parts, Reply::Switched(Some(Box::new(socket)))))
+            Ok(Response::from_parts(parts, Reply::Switched(Some(Became::WebSocket(Box::new(socket))))))
         }
         Some(stream) => {
             parts.headers.remove(SEC_WEBSOCKET_ACCEPT);

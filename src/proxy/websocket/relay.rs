@@ -43,20 +43,25 @@ pub struct Decided {
     pub from_browser: bool,
     /// Where it goes.
     pub target: Target,
+    /// The method.
+    pub method: Method,
+    /// What it asks to switch to.
+    pub upgrade: String,
     /// What was found in it.
     pub identified: Identified,
 }
 
 impl Decided {
     /// What the decision is about.
-    pub(super) fn question<'a>(&'a self, core: &'a Core, method: &'a Method, bound: &'a [Arc<Key>]) -> Question<'a> {
+    pub(super) fn question<'a>(&'a self, core: &'a Core, bound: &'a [Arc<Key>]) -> Question<'a> {
         Question {
             exchange: self.exchange,
             mode: self.mode,
             session: self.session.as_ref(),
-            method,
+            method: &self.method,
             from_browser: self.from_browser,
             target: &self.target,
+            upgrade: Some(&self.upgrade),
             bound,
             unbound: core.shared.settings.unbound,
             registry: &core.shared.registry,
@@ -64,7 +69,7 @@ impl Decided {
     }
 
     /// Whether the handshake would be let through at this moment.
-    fn again(&self, core: &Core) -> Result<(), Rejection> {
+    pub(in crate::proxy) fn again(&self, core: &Core) -> Result<(), Rejection> {
         let shared = &core.shared;
         let bound = core.bound(self.target.scheme, &self.target.authority);
         let gone = |found: &&crate::proxy::identify::Found| !bound.keys().iter().any(|key| key.id == found.key.id);
@@ -72,7 +77,7 @@ impl Decided {
             let why = format!("{} is no destination of key {} any more", self.target.authority, found.key.name);
             return Err(Rejection::new(Code::HostNotAllowed, why));
         }
-        let question = self.question(core, &Method::GET, bound.keys());
+        let question = self.question(core, bound.keys());
         authorize::authorize(&shared.policies.current(), &question, &self.identified).map(|_| ())
     }
 }

@@ -5,7 +5,6 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use http::Method;
 use zeroize::Zeroizing;
 
 use super::relay::Decided;
@@ -88,7 +87,7 @@ impl Swaps {
         let identified = Identified { found, ..Identified::default() };
         let bound = core.bound(decided.target.scheme, &decided.target.authority);
         let policies = core.shared.policies.current();
-        let question = decided.question(core, &Method::GET, bound.keys());
+        let question = decided.question(core, bound.keys());
         let authorized = authorize::authorize(&policies, &question, &identified)?;
         let now = Moment::now(&*core.shared.clock);
         fresh(core, &authorized, now)?;
