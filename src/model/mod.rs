@@ -9,6 +9,7 @@ mod base;
 mod clock;
 mod destination;
 mod endpoint;
+mod host_pattern;
 mod ids;
 mod kind;
 mod name;
@@ -19,11 +20,12 @@ mod slot;
 mod template;
 mod token;
 
-pub use authority::{Authority, AuthorityError, Host, HostPattern, HostPatternError, Scheme};
+pub use authority::{Authority, AuthorityError, Host, Scheme};
 pub use base::{BaseUrl, BaseUrlError};
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp};
 pub use destination::{Cleartext, Destination};
 pub use endpoint::{EndpointError, TokenEndpoint};
+pub use host_pattern::{HostPattern, HostPatternError};
 pub use ids::{
     ExchangeId, GrantId, IdError, KeyId, OrgId, PrincipalId, ProjectId, RequestId, SessionId, TokenId, ToolId,
 };
