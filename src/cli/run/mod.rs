@@ -12,7 +12,7 @@ use anyhow::{Context as _, bail};
 use serde_json::json;
 
 use launch::{Isolation, isolation, wait};
-use taken::{Taken, caller_environment, named_anyway, take_keys, unlisted, variable_of};
+use taken::{Fate, PLACEHOLDER, Taken, caller_environment, give_way, take_keys, unlisted, variable_of};
 
 use super::client::Client;
 use crate::app::{Home, NewKey, Node, server};
@@ -64,11 +64,11 @@ pub async fn run(home: &Home, config: &Config, args: Args) -> anyhow::Result<Exi
     let caller = caller_environment();
     let providers = Library::load(&home.provider_dir()).map_err(|problems| anyhow::anyhow!(super::lines(&problems)))?;
     let providers = providers.current();
-    let taken = take_keys(&caller, &providers);
+    let mut taken = take_keys(&caller, &providers);
     let store = Store::open(config.store.clone(), home.dir(), home.keyring()).await?;
     let stored = stored_keys(&store, &args.keys, home.clock().now()).await?;
-    let taken: Vec<_> = taken.into_iter().filter(|one| !named_anyway(one, &stored, &providers)).collect();
-    if taken.is_empty() && stored.is_empty() {
+    give_way(&mut taken, &stored, &providers);
+    if stored.is_empty() && !taken.iter().any(|one| matches!(one.fate, Fate::Goes(_))) {
         let all: Vec<Key> = store.find(OrgId::DEFAULT, Find::all().limit(1)).await?;
         eprintln!(
             "sallyport: the command gets no token: {}",
@@ -124,12 +124,12 @@ async fn stored_keys(store: &Store, names: &[String], now: Timestamp) -> anyhow:
 async fn save(home: &Home, config: &Config, taken: &[Taken]) -> anyhow::Result<()> {
     let client = Client::in_process(crate::admin::router(server::admin_alone(home, config).await?));
     for one in taken {
+        let Fate::Goes(destination) = &one.fate else { continue };
         let name = one.variables[0].to_ascii_lowercase();
         if client.get(&format!("/api/v1/api-keys/{name}")).await.is_ok() {
             eprintln!("sallyport: {name} is stored already; `sallyport keys rotate {name}` gives it a new value");
             continue;
         }
-        let Ok(destination) = &one.destination else { continue };
         let body = json!({
             "name": name,
             "provider": one.provider.name,
@@ -165,13 +165,16 @@ async fn supervise(
     config: &Config,
 ) -> anyhow::Result<ExitCode> {
     let mut keys = Vec::new();
-    let (usable, useless): (Vec<_>, Vec<_>) = taken.iter().partition(|one| one.destination.is_ok());
-    for one in useless {
-        let (variables, why) = (one.variables.join(" and "), one.destination.as_ref().err().map_or("", String::as_str));
-        eprintln!("sallyport: {variables} is not passed on: {why}");
-    }
-    for one in &usable {
-        let Ok(destination) = one.destination.clone() else { continue };
+    let (mut usable, mut swaps) = (Vec::new(), Vec::new());
+    for one in taken {
+        if let Some(told) = one.told() {
+            eprintln!("sallyport: {told}");
+        }
+        if let Fate::Here(_) = one.fate {
+            swaps.push(Swap { variables: one.variables.clone(), token: PLACEHOLDER.to_owned() });
+        }
+        let Fate::Goes(destination) = one.fate.clone() else { continue };
+        usable.push(one);
         let name = one.variables[0].to_ascii_lowercase().parse()?;
         let secret = Secret::new(one.value.expose().clone().into_bytes());
         let provider = &one.provider;
@@ -190,7 +193,7 @@ async fn supervise(
     keys.extend(stored.iter().cloned());
     let lasts = Duration::from_secs(args.lasts.into());
     let started = node.start_session(Some(&"run".parse()?), Environment::Development, &keys, lasts)?;
-    let (mut swaps, mut tokens) = (Vec::new(), Vec::new());
+    let mut tokens = Vec::new();
     for (at, key) in keys.iter().enumerate() {
         let (minted, token) = node.mint(&started, key)?;
         tokens.push(minted);

@@ -3,11 +3,17 @@
 use crate::credential::aws;
 use crate::model::{BaseUrl, Destination, KeyKind, Secret};
 use crate::providers::Provider;
+use crate::vault::MIN_SECRET;
 use crate::vault::key::Key;
 
-/// Whether a stored key was asked for that belongs in the same variable: it is meant, then.
-pub fn named_anyway(one: &Taken, stored: &[Key], providers: &[Provider]) -> bool {
-    stored.iter().any(|key| one.variables.contains(&variable_of(key, providers)))
+/// If a stored key was asked for that belongs in the same variable, that one is meant.
+pub fn give_way(taken: &mut [Taken], stored: &[Key], providers: &[Provider]) {
+    for one in taken {
+        let instead = stored.iter().find(|key| one.variables.contains(&variable_of(key, providers)));
+        if let Some(key) = instead {
+            one.fate = Fate::Replaced(key.name.to_string());
+        }
+    }
 }
 
 /// The variable in which a stored key's token belongs.
@@ -44,23 +50,61 @@ pub struct Taken {
     pub value: Secret<String>,
     /// What of it must not be passed on, where the value is put together from several variables.
     pub parts: Vec<Secret<String>>,
-    /// Where it may go; why it can't be used, if that isn't known.
-    pub destination: Result<Destination, String>,
+    /// What becomes of it.
+    pub fate: Fate,
+}
+
+/// What becomes of a key from the environment. The command gets none of them.
+#[derive(Clone)]
+pub enum Fate {
+    /// A token stands for it, and it goes here.
+    Goes(Destination),
+    /// It can't be used, for this reason.
+    Useless(String),
+    /// The variable of this name leads to this machine, which is reached without the proxy.
+    Here(String),
+    /// The stored key of this name was asked for in its place.
+    Replaced(String),
+}
+
+/// What a variable holds whose service is on this machine: clients want something there.
+pub const PLACEHOLDER: &str = "sallyport-passes-no-key-to-this-machine";
+
+impl Taken {
+    /// What is to be said of it, unless a token stands for it.
+    pub fn told(&self) -> Option<String> {
+        let variables = self.variables.join(" and ");
+        match &self.fate {
+            Fate::Goes(_) => None,
+            Fate::Useless(why) => Some(format!("{variables} is not passed on: {why}")),
+            Fate::Here(address) => Some(format!(
+                "{variables} holds a placeholder: {address} leads to this machine, which is reached without the \
+                 proxy. If the service there asks for a key, store it with `sallyport keys add NAME --base-url ADDRESS` \
+                 and use the gateway of `sallyport serve`"
+            )),
+            Fate::Replaced(key) => {
+                Some(format!("what {variables} held is not passed on: the stored key {key} was asked for"))
+            }
+        }
+    }
 }
 
 /// The keys that providers' variables hold. Two variables of one provider with one value are one key.
-/// What belongs to a service on this machine isn't taken: it is reached without the proxy.
+/// Of a service on this machine, what is too short for a key is none.
 pub fn take_keys(caller: &[(String, String)], providers: &[Provider]) -> Vec<Taken> {
     let value = |name: &String| caller.iter().find(|(n, v)| n == name && !v.is_empty()).map(|(_, value)| value);
     let mut all: Vec<Taken> = Vec::new();
     for provider in providers {
         let address = provider.address_env.iter().find_map(|name| Some((name, value(name)?)));
         let own = address.map(|(name, text)| BaseUrl::parse_bare(text).map_err(|why| format!("{name} holds {why}")));
-        if matches!(&own, Some(Ok(own)) if own.authority.host.is_loopback()) {
-            continue;
-        }
+        let here = match (&own, address) {
+            (Some(Ok(own)), Some((name, _))) if own.authority.host.is_loopback() => Some(name),
+            _ => None,
+        };
         for variable in &provider.env {
-            let Some(found) = value(variable) else { continue };
+            let Some(found) = value(variable).filter(|value| here.is_none() || value.len() >= MIN_SECRET) else {
+                continue;
+            };
             let pair = if provider.kind == KeyKind::Aws { pair(found, &value) } else { None };
             let (variables, value, parts) = match (provider.kind, pair) {
                 (KeyKind::Aws, None) => continue,
@@ -73,10 +117,11 @@ pub fn take_keys(caller: &[(String, String)], providers: &[Provider]) -> Vec<Tak
                     variables,
                     value: Secret::new(value),
                     parts,
-                    destination: match &own {
-                        Some(Err(why)) => Err(why.clone()),
-                        Some(Ok(own)) => provider.destination(Some(own)).map_err(|why| why.to_string()),
-                        None => provider.destination(None).map_err(|why| why.to_string()),
+                    fate: match (&own, here) {
+                        (_, Some(address)) => Fate::Here(address.clone()),
+                        (Some(Err(why)), None) => Fate::Useless(why.clone()),
+                        (Some(Ok(own)), None) => fate(provider.destination(Some(own))),
+                        (None, None) => fate(provider.destination(None)),
                     },
                     provider: provider.clone(),
                 }),
@@ -84,6 +129,10 @@ pub fn take_keys(caller: &[(String, String)], providers: &[Provider]) -> Vec<Tak
         }
     }
     all
+}
+
+fn fate(destination: Result<Destination, impl std::fmt::Display>) -> Fate {
+    destination.map_or_else(|why| Fate::Useless(why.to_string()), Fate::Goes)
 }
 
 /// An AWS access key pair: its variables, its document and what of it is secret.

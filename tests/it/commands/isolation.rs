@@ -204,8 +204,23 @@ fn key_goes_to_the_address_that_its_variable_names_and_nowhere_else() {
     let (out, err) = run(&[("GITLAB_TOKEN", KEY), ("GITLAB_URL", "http://gitlab.example.com")], false);
     assert!(!out.contains(KEY) && err.contains("https://"), "no clear text: {err}");
     let (out, err) = run(&[("QDRANT_API_KEY", KEY), ("QDRANT_URL", "http://localhost:6333")], false);
-    assert!(out.contains(&format!("QDRANT_API_KEY={KEY}")), "what is on this machine is reached without the proxy");
-    assert!(err.contains("passed on as they are") && err.contains("QDRANT_API_KEY"), "{err}");
+    assert!(!out.contains(KEY) && out.contains("QDRANT_API_KEY=sallyport-passes-no-key"), "{out}");
+    assert!(err.contains("QDRANT_API_KEY holds a placeholder: QDRANT_URL leads to this machine"), "{err}");
+    let (out, _) = run(&[("OPENAI_API_KEY", "ollama"), ("OPENAI_BASE_URL", "http://127.0.0.1:11434/v1")], false);
+    assert!(out.contains("OPENAI_API_KEY=ollama\n"), "what stands for no key stays: {out}");
+}
+
+#[test]
+fn stored_key_takes_the_place_of_one_in_the_environment_and_no_copy_of_that_is_passed_on() {
+    let place = Place::new();
+    place.add_key(&["openai2", "--provider", "openai"], "sk-proj-stored-0123456789");
+    let mut command = place.command(&["run", "--key", "openai2", "--", "env"]);
+    let output = command.env("OPENAI_API_KEY", KEY).env("MY_COPY", format!("x={KEY}")).output().expect("it runs");
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && !out.contains(KEY) && !out.contains("MY_COPY"), "{out}");
+    assert!(out.contains("OPENAI_API_KEY=sk-proj-spt_"), "{out}");
+    assert!(err.contains("the stored key openai2 was asked for") && err.contains("MY_COPY held a key"), "{err}");
+    assert!(!err.contains("passed on as they are"), "{err}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
