@@ -4,7 +4,7 @@
 //! that the load sends. Everything is on as shipped: policy, audit, metrics, scrubbing and, with
 //! `--log info`, the line of each exchange.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,11 +57,11 @@ async fn main() -> anyhow::Result<()> {
         gateway_tls: at(args.port + 1),
         gateway: at(args.port + 2),
         extra_ca: vec![args.ca],
-        routes: HashMap::from([("up".to_owned(), format!("https://localhost:{}", args.upstream.port()))]),
+        routes: BTreeMap::from([("up".to_owned(), format!("https://localhost:{}", args.upstream.port()))]),
         ..NodeSettings::default()
     };
     let authority = Authority::parse("localhost", args.upstream.port())?;
-    settings.upstream.resolve = HashMap::from([(authority, args.upstream)]);
+    settings.upstream.resolve = BTreeMap::from([(authority, args.upstream)]);
     let store = Store::open(store::Settings::default(), home.dir(), home.keyring()).await?;
     let node = Node::start(&home, &store, settings).await?;
 

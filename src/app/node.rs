@@ -1,6 +1,6 @@
 //! A running node: listeners, cores, and the memory that they work from.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -353,7 +353,7 @@ pub fn metrics_text(shared: &Shared) -> String {
 /// One that is set isn't a base URL.
 pub(super) fn routes(
     providers: &providers::Library,
-    set: &HashMap<String, String>,
+    set: &BTreeMap<String, String>,
 ) -> anyhow::Result<HashMap<String, Route>> {
     let of_providers = |p: &providers::Provider| {
         let by = if p.own { Word::Operator } else { Word::Check };

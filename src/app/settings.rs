@@ -1,6 +1,6 @@
 //! What a node is set to.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -33,7 +33,7 @@ pub struct NodeSettings {
     /// Extra roots for upstreams.
     pub extra_ca: Vec<PathBuf>,
     /// Gateway routes beside those of the providers: name and base URL.
-    pub routes: HashMap<String, String>,
+    pub routes: BTreeMap<String, String>,
     /// How long the store may be out of reach before no key is used. Default: 5 s.
     pub max_staleness: Duration,
     /// How often what ended long ago is removed from memory and store. Default: 60 s.
@@ -56,7 +56,7 @@ impl Default for NodeSettings {
             upstream: upstream::Settings::default(),
             proxy_credentials: None,
             extra_ca: Vec::new(),
-            routes: HashMap::new(),
+            routes: BTreeMap::new(),
             max_staleness: Duration::from_secs(5),
             tidy: Duration::from_secs(60),
             audit: crate::audit::Settings::default(),

@@ -72,6 +72,7 @@ pub async fn run(
     let kept = std::env::var("NODE_OPTIONS").ok().filter(|value| !value.contains("node-proxy.cjs"));
     let kept = kept.map(|value| ("NODE_OPTIONS".to_owned(), value));
     let (mut variables, _) = environment(kept, &[], &[], &around);
+    let mut held = Vec::new();
     for name in &args.keys {
         let path = format!("/api/v1/mcp/sessions/{id}/keys/{}/proxy-token", super::segment(name));
         let minted = client.post(&path, &json!({})).await?;
@@ -84,7 +85,12 @@ pub async fn run(
         let usual = providers.get(name).and_then(|of| known.iter().find(|p| p["name"] == of.as_str()));
         let usual: Vec<String> =
             usual.map(|p| p["variables"].clone()).map_or(Ok(Vec::new()), serde_json::from_value)?;
-        variables.insert(variable_of(&usual, name), value);
+        let variable = variable_of(&usual, name);
+        let before = variables.insert(variable.clone(), value);
+        if before.is_some_and(|before| held.contains(&before)) {
+            eprintln!("sallyport: {variable} holds the token for {name}; another of the keys belongs there too");
+        }
+        held.extend(variables.get(&variable).cloned());
     }
     print(&variables, args.json)
 }

@@ -112,7 +112,7 @@ pub struct Add {
     slots: Vec<String>,
     /// What its value is: `secret` is put in as it is; others are documents: `basic` {"user": ...,
     /// "password": ...}, `aws` {"access_key_id": ..., "secret_access_key": ...}, `hmac` {"key": ...,
-    /// "secret": ..., "template": "{timestamp}{method}{target}{body}", "signature": "header:NAME"}; `mtls` is PEM, a
+    /// "secret": ..., "template": "{timestamp}{method}{target}{body}", "timestamp": "header:NAME", "signature": "header:NAME"}; `mtls` is PEM, a
     /// client certificate and its private key, shown in the TLS handshake on requests that have a token in the
     /// header x-client-certificate, or in the slot that is named, or on which a rule injects it without one;
     /// for client_credentials, refresh_token, jwt_bearer, service_account and github_app access tokens are minted
@@ -203,6 +203,7 @@ pub async fn run(
         Command::Disable { key } => set_state(client, &key, "disabled").await,
         Command::Enable { key } => set_state(client, &key, "enabled").await,
         Command::Delete { key, yes } => {
+            client.get(&at(&key)).await?;
             if !yes {
                 output::confirm(&format!("Delete the key {key} with all its versions and tokens, for good?"))?;
             }

@@ -182,12 +182,18 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     let dir = || data_dir.clone().map_or_else(Home::default_dir, Ok);
     let makes =
         matches!(&command, Command::Init(_) | Command::Run(_) | Command::Serve | Command::Keys(keys::Command::Add(_)));
+    let tells = matches!(&command, Command::Serve | Command::Keys(_));
     let home = || {
         let dir = dir()?;
         if !makes && !Home::exists(&dir) {
             anyhow::bail!("there is no data directory at {}; `sallyport init` makes one", dir.display());
         }
-        Home::open(&dir, Arc::new(SystemClock))
+        let fresh = !Home::exists(&dir);
+        let home = Home::open(&dir, Arc::new(SystemClock))?;
+        if tells && fresh {
+            eprintln!("sallyport: {} is made, with a key-encryption key and a CA of its own", dir.display());
+        }
+        Ok(home)
     };
     let config = || server::configuration(&dir()?, file.clone());
     let both = || -> anyhow::Result<(Home, Config)> {
@@ -211,6 +217,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     match command {
         Command::Demo => crate::demo::run(&|text| _ = output::put(text)).await?,
         Command::Run(args) => {
+            args.check()?;
             let (home, config) = both()?;
             return run::run(&home, &config, args).await;
         }

@@ -28,10 +28,16 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Print a file that adds a service of your own, to be changed and put into the data directory's providers/
+    Example,
 }
 
 /// Lists the services of a node, or those that this machine knows, which needs no data directory.
 pub async fn run(command: Command, node: Option<&Client>, dir: Option<&Path>) -> anyhow::Result<()> {
+    if matches!(command, Command::Example) {
+        output::put(format_args!("{}", crate::providers::EXAMPLE));
+        return Ok(());
+    }
     let items = match node {
         Some(client) => all(client).await?,
         None => {
@@ -42,6 +48,7 @@ pub async fn run(command: Command, node: Option<&Client>, dir: Option<&Path>) ->
         }
     };
     match command {
+        Command::Example => Ok(()),
         Command::List { json } => {
             let columns = [("NAME", "name"), ("SERVICE", "title"), ("VARIABLES", "variables"), ("HOSTS", "hosts")];
             output::list(items, json, &columns, "")

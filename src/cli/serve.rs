@@ -109,6 +109,10 @@ pub fn config(command: ConfigCommand, dir: &Path, named: Option<PathBuf>) -> any
                     return Ok(ExitCode::FAILURE);
                 }
             };
+            if let Err(problems) = crate::providers::Library::load(&dir.join("providers")) {
+                say!("{}", super::lines(&problems));
+                return Ok(ExitCode::FAILURE);
+            }
             match source.file {
                 Some(file) => say!("{}: right", file.display()),
                 None => say!("There is no configuration file in {}; the defaults hold.", dir.display()),

@@ -131,10 +131,10 @@ pub(super) fn list<T>(value: &Value, read: impl Fn(&str) -> Result<T, String>) -
 }
 
 /// A map of texts.
-pub(super) fn map<K: std::hash::Hash + Eq, V>(
+pub(super) fn map<K: Ord, V>(
     value: &Value,
     read: impl Fn(&str, &str) -> Result<(K, V), String>,
-) -> Result<std::collections::HashMap<K, V>, String> {
+) -> Result<std::collections::BTreeMap<K, V>, String> {
     let all = value.as_mapping().ok_or("it is a map: { \"name\": \"value\" }")?;
     all.iter()
         .map(|(name, value)| match (name.as_str(), value.as_str()) {

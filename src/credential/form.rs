@@ -13,11 +13,13 @@ use crate::vault::MIN_SECRET;
 pub enum FormError {
     /// It isn't JSON of the kind's form.
     #[error(
-        "the value of a key of kind {kind} is a JSON document, and this isn't one (line {line}, column {column}). Its form: {form}"
+        "the value of a key of kind {kind} is a JSON document, and {what} (line {line}, column {column}). Its form: {form}"
     )]
     Document {
         /// The key's kind.
         kind: KeyKind,
+        /// What is wrong with it.
+        what: String,
         /// Where reading ended, from 1.
         line: usize,
         /// The same.
@@ -45,10 +47,25 @@ pub enum FormError {
 pub(super) fn parse<T: DeserializeOwned>(kind: KeyKind, form: &'static str, text: &[u8]) -> Result<T, FormError> {
     serde_json::from_slice(text).map_err(|why| FormError::Document {
         kind,
+        what: trouble(&why, form),
         line: why.line(),
         column: why.column(),
         form,
     })
+}
+
+/// What is wrong with a document, with no word of it: only a field that our form has is named.
+fn trouble(why: &serde_json::Error, form: &str) -> String {
+    if !why.is_data() {
+        return "this isn't one".to_owned();
+    }
+    let text = why.to_string();
+    let missing = text.strip_prefix("missing field `").and_then(|rest| rest.split('`').next());
+    match missing {
+        Some(name) if form.contains(name) => format!("this one has no {name}"),
+        _ if text.starts_with("unknown field") => "this one has a field that isn't in its form".to_owned(),
+        _ => "this one has a field of another type, or one too few".to_owned(),
+    }
 }
 
 /// JSON without the space between its tokens, so without line breaks.

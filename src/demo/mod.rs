@@ -3,7 +3,7 @@
 pub mod client;
 pub mod standin;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt::Arguments;
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,7 +50,7 @@ pub async fn run(print: &dyn Fn(Arguments<'_>)) -> anyhow::Result<()> {
     let mut settings = NodeSettings { extra_ca: vec![root], ..NodeSettings::default() };
     settings.proxy.require_auth = true;
     settings.upstream.resolve =
-        HashMap::from([(Authority::parse(HOST, 443)?, api.addr), (Authority::parse(OTHER, 443)?, api.addr)]);
+        BTreeMap::from([(Authority::parse(HOST, 443)?, api.addr), (Authority::parse(OTHER, 443)?, api.addr)]);
     let store = Store::open(crate::store::Settings::default(), home.dir(), home.keyring()).await?;
     let node = Node::start(&home, &store, settings).await?;
     let proxy = node.forward.context("no listener")?;

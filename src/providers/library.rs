@@ -179,6 +179,15 @@ mod tests {
     }
 
     #[test]
+    fn example_of_a_file_can_be_read_also_with_the_fields_that_are_commented_out() {
+        for text in [crate::providers::EXAMPLE.to_owned(), crate::providers::EXAMPLE.replace("\n  # ", "\n  ")] {
+            let (all, problems) = own(&text);
+            assert_eq!(problems, [""; 0]);
+            assert!(all.iter().any(|p| p.name.as_str() == "example" && p.env == ["EXAMPLE_API_KEY"]));
+        }
+    }
+
+    #[test]
     fn bundled_services_are_whole_and_many() {
         let merged = Merged::bundled();
         assert_eq!(merged.problems, []);

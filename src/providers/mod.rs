@@ -30,6 +30,9 @@ pub use library::{Library, Problem};
 
 use crate::model::{BaseUrl, Cleartext, Destination, HostPattern, KeyKind, Name, Scheme, Slot, TokenShape};
 
+/// A file that adds a service, for people to change.
+pub const EXAMPLE: &str = include_str!("example.yaml");
+
 /// A service that sallyport knows.
 #[derive(Debug, Clone)]
 pub struct Provider {

@@ -21,7 +21,7 @@ mod through;
 mod upgrade;
 mod verdict;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -57,7 +57,7 @@ pub enum Protocol {
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Authorities that are pinned to an address, as `curl --resolve` does.
-    pub resolve: HashMap<Authority, SocketAddr>,
+    pub resolve: BTreeMap<Authority, SocketAddr>,
     /// Networks that pass the address check.
     pub allow_private: Vec<IpNet>,
     /// Ports that are reached only where an authority is pinned: those of other protocols. A server of mail or a
@@ -85,7 +85,7 @@ pub const OTHER_PROTOCOLS: [u16; 21] =
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            resolve: HashMap::new(),
+            resolve: BTreeMap::new(),
             allow_private: Vec::new(),
             refused_ports: OTHER_PROTOCOLS.to_vec(),
             egress: egress::Egress::default(),

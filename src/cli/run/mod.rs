@@ -54,6 +54,18 @@ pub struct Args {
     command: Vec<String>,
 }
 
+impl Args {
+    /// Whether what was taken for the command may be one.
+    pub fn check(&self) -> anyhow::Result<()> {
+        match self.command.first().filter(|first| first.starts_with('-')) {
+            None => Ok(()),
+            Some(option) => {
+                bail!("{option} is no option of `sallyport run`, and no command begins so; see `sallyport run --help`")
+            }
+        }
+    }
+}
+
 fn parse_pin(text: &str) -> Result<(Authority, SocketAddr), String> {
     let (authority, address) = text.split_once('=').ok_or("write it as HOST:PORT=ADDRESS:PORT")?;
     let authority = Authority::parse(authority, 443).map_err(|e| e.to_string())?;

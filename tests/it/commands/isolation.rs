@@ -211,6 +211,16 @@ fn key_goes_to_the_address_that_its_variable_names_and_nowhere_else() {
 }
 
 #[test]
+fn mistyped_option_is_not_taken_for_the_command() {
+    let place = Place::new();
+    for option in ["--isolat", "-k"] {
+        let said = place.fails(&["run", option, "--", "true"]);
+        assert!(said.contains(&format!("{option} is no option of `sallyport run`")), "{said}");
+    }
+    assert!(!place.data.exists(), "nothing was made");
+}
+
+#[test]
 fn stored_key_takes_the_place_of_one_in_the_environment_and_no_copy_of_that_is_passed_on() {
     let place = Place::new();
     place.add_key(&["openai2", "--provider", "openai"], "sk-proj-stored-0123456789");
