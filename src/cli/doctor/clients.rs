@@ -174,13 +174,14 @@ impl Bench {
             return Ok(Some(Finding::Good("its request comes through".to_owned())));
         }
         let [proxy, trust] = client.reads;
-        let last = output.said.lines().rfind(|l| !l.trim().is_empty()).unwrap_or_default();
-        let last: String = last.chars().take(200).collect();
+        let telling = telling(&output.said);
         let missing = match came.load(Ordering::Relaxed) {
-            0 => format!("it goes around the proxy: it needs {proxy}, or the gateway as its base URL"),
+            0 => format!(
+                "it goes around the proxy: it needs {proxy}, or the gateway of `sallyport serve` as its base URL"
+            ),
             _ => format!("it comes to the proxy and not through: it has to trust the CA by {trust}"),
         };
-        Ok(Some(Finding::Weak(format!("{missing} ({last})"))))
+        Ok(Some(Finding::Weak(format!("{missing} ({telling})"))))
     }
 
     /// Runs a command as `run` would, with counted connections to the proxy.
@@ -242,6 +243,14 @@ impl Bench {
     }
 }
 
+/// The line of a client's output that tells most: one that names an error, else the last with words.
+fn telling(said: &str) -> String {
+    let worded = |line: &&str| line.chars().filter(|c| c.is_alphanumeric()).count() > 3;
+    let names = |line: &&str| line.to_ascii_lowercase().contains("error");
+    let line = said.lines().find(|line| worded(line) && names(line)).or_else(|| said.lines().rfind(worded));
+    line.unwrap_or_default().trim().chars().take(200).collect()
+}
+
 struct Output {
     code: Option<i32>,
     said: String,
@@ -269,5 +278,24 @@ async fn relay(listener: std::net::TcpListener, to: SocketAddr, came: Arc<Atomic
                 let _ = tokio::io::copy_bidirectional(&mut agent, &mut proxy).await;
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn line_that_names_the_error_is_told() {
+        for (said, line) in [
+            (
+                "\nError: getaddrinfo ENOTFOUND a.test\n    at x {\n  code: 'ENOTFOUND'\n}\n",
+                "Error: getaddrinfo ENOTFOUND a.test",
+            ),
+            ("trying\nno route to host\n}\n", "no route to host"),
+            ("", ""),
+        ] {
+            assert_eq!(telling(said), line);
+        }
     }
 }
