@@ -1,8 +1,9 @@
 //! What was minted: access tokens in memory, and the one mint at a time for each key.
 //!
 //! A token is bound to its key and to the version that somebody gave the key ([`Key::given`]). It is shown
-//! for a permit and a receipt only, as [`crate::vault::Vault::open`] shows what is sealed. It is wiped
-//! when its key is disabled, deleted or given another value, and when its time is over.
+//! for a permit and a receipt only, as [`crate::vault::Vault::open`] shows what is sealed. It isn't
+//! used any more when its key is disabled or given another value; replies are searched for it until its time
+//! is over or its key is deleted, and then it is wiped.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -319,7 +320,8 @@ impl Mints {
         }
     }
 
-    /// A key changed: what was minted for it is dropped where it doesn't hold any more.
+    /// A key changed: what was minted for it isn't used where it doesn't hold any more. At its service it
+    /// may, so replies are still searched for it.
     pub fn changed(&self, key: &Key) {
         if !key.kind.is_minted() {
             return;
@@ -327,17 +329,14 @@ impl Mints {
         let entry = self.keys.get(&key.id).map(|entry| Arc::clone(&entry));
         let Some(entry) = entry else { return };
         let mut state = entry.state();
-        let before = state.tokens.len();
+        let now = self.clock.now();
         let only = if key.state == KeyState::Disabled { u32::MAX } else { key.given };
-        state.tokens.retain(|token| token.given == only);
+        for token in state.tokens.iter_mut().filter(|token| token.given != only) {
+            token.usable_until = token.usable_until.min(now);
+        }
         if std::mem::replace(&mut state.only, only) != only {
             // Another value deserves another try.
             (state.failures, state.last_failure) = (0, None);
-        }
-        let dropped = state.tokens.len() != before;
-        drop(state);
-        if dropped {
-            self.generation.fetch_add(1, Ordering::AcqRel);
         }
     }
 

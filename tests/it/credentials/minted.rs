@@ -396,13 +396,12 @@ async fn endpoint_outside_the_key_s_destinations_is_refused_when_the_key_is_stor
 }
 
 #[tokio::test]
-async fn disabled_key_loses_its_access_token_and_policy_decides_before_a_mint() {
+async fn access_token_of_a_disabled_key_is_not_used_again_and_policy_decides_before_a_mint() {
     let world = world(|number, _| granted(number, &json!(3600))).start().await;
     let key = Computed::add(&world, KeyKind::ClientCredentials, &client_credentials("basic"));
     assert_eq!(world.agent().ask(OTHER, call(key.token())).await.status, 200);
-    assert_eq!(world.node.shared().mints.count(), 1);
     world.node.set_key_state(&key.key, KeyState::Disabled);
-    assert_eq!(world.node.shared().mints.count(), 0);
+    assert_eq!(world.node.shared().mints.count(), 1, "replies are still searched for it");
     let answer = world.agent().ask(OTHER, call(key.token())).await;
     assert_eq!(answer.code(), "key_disabled");
     world.node.set_key_state(&key.key, KeyState::Enabled);
@@ -414,6 +413,24 @@ async fn disabled_key_loses_its_access_token_and_policy_decides_before_a_mint() 
     let key = Computed::add(&world, KeyKind::ClientCredentials, &client_credentials("basic"));
     assert_eq!(world.agent().ask(OTHER, call(key.token())).await.code(), "policy_denied");
     assert!(world.upstream.received().is_empty(), "nothing was minted for it");
+}
+
+#[tokio::test]
+async fn access_token_of_a_disabled_key_is_still_masked_in_what_another_key_brings_back() {
+    let world = World::build().upstream(|u| u.host = OTHER.to_owned()).answer(|received| {
+        match received.path.starts_with(TOKEN_PATH) {
+            true => granted(1, &json!(3600)),
+            false => Reply::text(format!("hello {}", access(1))),
+        }
+    });
+    let world = world.start().await;
+    let key = Computed::add(&world, KeyKind::ClientCredentials, &client_credentials("basic"));
+    let other = Computed::add(&world, KeyKind::Secret, "sk-of-another-key");
+    holds_nothing(&world.agent().ask(OTHER, call(key.token())).await);
+    world.node.set_key_state(&key.key, KeyState::Disabled);
+    let answer = world.agent().ask(OTHER, call(other.token())).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    holds_nothing(&answer);
 }
 
 #[tokio::test]
