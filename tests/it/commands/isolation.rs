@@ -90,7 +90,10 @@ fn as_nobody_with(options: &str, start: &str, prepare: &str, script: &str) -> St
     std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).expect("changed");
     // The build directory may be closed to others.
     let program = dir.path().join("sallyport");
-    std::fs::copy(env!("CARGO_BIN_EXE_sallyport"), &program).expect("copied");
+    // By another process: a child that some test starts meanwhile would hold ours open for writing, and
+    // then nobody can start it.
+    let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_sallyport")).arg(&program).status();
+    assert!(copied.expect("cp runs").success());
     let as_user = || {
         let mut command = if rustix::process::geteuid().is_root() {
             let mut command = Command::new("setpriv");
@@ -103,7 +106,8 @@ fn as_nobody_with(options: &str, start: &str, prepare: &str, script: &str) -> St
         command.env("SALLYPORT_DATA_DIR", dir.path().join("data"));
         command
     };
-    assert!(as_user().arg("init").output().expect("it runs").status.success());
+    let init = as_user().arg("init").output().expect("it runs");
+    assert!(init.status.success(), "{}", String::from_utf8_lossy(&init.stderr));
     let wrapped =
         format!("{prepare} cd \"$0\" && exec \"$1\" run {options} -- sh -c '{}'", script.replace('\'', r"'\''"));
     let mut command = Command::new("sh");
