@@ -12,6 +12,9 @@ const NONCE: usize = 12;
 
 /// The shortest secret, in bytes: a shorter one can't be told from ordinary text in a reply.
 pub const MIN_SECRET: usize = 8;
+/// Below so many bytes a secret is short: were its first four known, what is left could be tried. Nothing
+/// of a reply tells these of a short one (see `proxy::scrub`), and that has a price where one is bound.
+pub const SHORT_SECRET: usize = 12;
 /// The longest secret, in bytes.
 pub const MAX_SECRET: usize = 64 * 1024;
 

@@ -15,7 +15,7 @@ mod open;
 #[cfg(test)]
 mod tests;
 
-pub use envelope::{MAX_SECRET, MIN_SECRET, SecretError};
+pub use envelope::{MAX_SECRET, MIN_SECRET, SHORT_SECRET, SecretError};
 pub use kek::{EnvKek, FileKek, KekSource, PassphraseKek};
 pub use keyring::{Keyring, KeyringError};
 pub use open::{HELD_VERSIONS, OpenError, Vault};

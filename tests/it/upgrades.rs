@@ -21,7 +21,7 @@ rules:
 ";
 
 /// A world whose upstream switches to what it is asked for, and the connections that it switched.
-fn build() -> (Build, mpsc::UnboundedReceiver<(String, Raw)>) {
+pub fn build() -> (Build, mpsc::UnboundedReceiver<(String, Raw)>) {
     let (send, receive) = mpsc::unbounded_channel();
     let build = World::build().policy(NAMED).script(move |mut raw: Raw, _| {
         let send = send.clone();
@@ -51,7 +51,7 @@ fn head(world: &World, path: &str, protocol: &str) -> String {
     )
 }
 
-async fn ask(world: &World, path: &str, protocol: &str) -> Raw {
+pub async fn ask(world: &World, path: &str, protocol: &str) -> Raw {
     let mut raw = world.agent().inside(HOST, b"http/1.1").await;
     raw.send(head(world, path, protocol)).await;
     raw

@@ -9,6 +9,7 @@ use crate::model::{
     nearest,
 };
 use crate::providers::{self, Provider};
+use crate::vault::SHORT_SECRET;
 
 pub(super) fn hosts(texts: &[String]) -> Result<Vec<HostPattern>, Problem> {
     if texts.is_empty() || texts.len() > 100 {
@@ -41,10 +42,6 @@ pub(super) fn check_slots(kind: KeyKind, destination: &Destination) -> Result<()
     }
 }
 
-/// Below so many bytes a value can be found out by whoever has it echoed: a reply is held back where it
-/// begins like a key, which tells the first four bytes, and what is left is short enough to try.
-const GUESSABLE: usize = 12;
-
 /// What is doubtful about a value: slots of the key in which it can't stand, and what its kind says of it.
 pub(super) fn doubts(
     kind: KeyKind,
@@ -52,15 +49,20 @@ pub(super) fn doubts(
     destination: &Destination,
     now: Timestamp,
 ) -> Result<Vec<String>, Problem> {
-    let mut said = credential::warnings(kind, secret, now).map_err(|why| Problem::invalid("value", why))?;
+    let unreadable = |why| Problem::invalid("value", why);
+    let mut said = credential::warnings(kind, secret, now).map_err(unreadable)?;
+    let mut short = false;
+    credential::secret_parts(kind, secret.expose(), &mut |part| short |= part.len() < SHORT_SECRET)
+        .map_err(unreadable)?;
+    if short {
+        said.push(format!(
+            "the secret is shorter than {SHORT_SECRET} bytes: so that nobody can try it out, the last bytes of a line \
+             that a reply of its hosts hasn't ended are held back until more comes, whatever they are; services that \
+             answer without ending lines, such as gRPC streams and terminals, need a longer one"
+        ));
+    }
     if kind.is_computed() {
         return Ok(said);
-    }
-    if secret.expose().len() < GUESSABLE {
-        said.push(format!(
-            "the value is shorter than {GUESSABLE} bytes: at a service that sends back what it gets, an agent could \
-             find it out"
-        ));
     }
     let unfit = |slot: &Slot| slot.suits(secret.expose()).err().map(|why| (slot.to_string(), why));
     let unfit: Vec<_> = destination.slots.iter().filter_map(unfit).collect();

@@ -5,6 +5,10 @@
 //! by a mask of the same length, so lengths and offsets hold. Only bytes that can still become a match
 //! are held back.
 //!
+//! That tells the front of a secret to whoever has guesses sent back to them in pieces. Where a short
+//! secret ([`SHORT_SECRET`](crate::vault::SHORT_SECRET)) is looked for, the last bytes of any text are held
+//! back up to the last control character, which no such secret holds: lines and events leave as they come.
+//!
 //! Most text holds nothing that begins like a secret: a search for that, many bytes at a time, is all
 //! that it costs ([`PatternSet::next`]). From such a place on the text is read byte by byte (`trail`),
 //! at a cost that doesn't grow with the secrets' lengths, whatever the text is.

@@ -5,6 +5,11 @@
 //! text comes in constant time from two sums over the text, so what begins like a secret, however often
 //! and however long it is, costs a subtraction; only one of 65,536 such pieces is hashed. The 16 bits
 //! tell no more than 16 bits of a secret, to someone who reads the process's memory and its key as well.
+//!
+//! Whoever has texts of theirs sent back may learn a front, by what is held back behind it or by how long
+//! the search takes. Of a *short* secret too little would be left, so it has none: the polynomial of every
+//! piece of the text that is as long as one of its patterns is looked at, and as much is held back behind
+//! any text whatever ([`REACH`]).
 
 use std::ops::Range;
 
@@ -16,9 +21,14 @@ use zeroize::Zeroizing;
 use super::Encoding;
 use super::sums::{Base, Sum};
 use super::view::{INTRODUCERS, Token, View, token};
+use crate::vault::SHORT_SECRET;
 
 /// How many first bytes of a pattern are kept to find it by.
 pub(super) const FRONT: usize = 4;
+
+/// The longest pattern that a short secret may have, in hexadecimal digits; the same for all of them, so
+/// that it doesn't tell how long one is.
+pub(super) const REACH: u64 = 2 * (SHORT_SECRET as u64 - 1);
 
 /// What to look for in the replies of one host.
 pub struct PatternSet {
@@ -29,6 +39,10 @@ pub struct PatternSet {
     /// For each front, the lengths of the patterns that begin with it.
     lengths: Vec<Range<usize>>,
     groups: Vec<Group>,
+    /// The groups of short secrets' patterns, one for each length.
+    short: Range<usize>,
+    /// Whether a short secret holds a control character.
+    controls: bool,
     patterns: Vec<Pattern>,
     /// Without one every place is looked at one by one: slow, and right all the same.
     finder: Option<Finder>,
@@ -41,7 +55,7 @@ pub struct PatternSet {
 
 const MARKS: usize = 1 << 12;
 
-/// Patterns of one front and length.
+/// Patterns of one front and length, sorted by their prints.
 pub(super) struct Group {
     pub len: usize,
     /// The base to the power of the length.
@@ -65,7 +79,18 @@ enum Finder {
 pub struct Builder {
     key: [u8; 32],
     base: Base,
-    all: Vec<(u32, usize, Pattern)>,
+    all: Vec<(Front, usize, Pattern)>,
+    /// Whether a short secret holds a control character.
+    controls: bool,
+}
+
+/// What a pattern is found by. Those without a front sort first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Front {
+    /// Its length alone.
+    None,
+    /// Its first bytes.
+    Bytes(u32),
 }
 
 impl PatternSet {
@@ -73,7 +98,7 @@ impl PatternSet {
     #[must_use]
     pub fn builder(key: &[u8; 32]) -> Builder {
         let seed = blake3::keyed_hash(key, b"the base of the polynomial");
-        Builder { key: *key, base: Base::new(seed.as_bytes()), all: Vec::new() }
+        Builder { key: *key, base: Base::new(seed.as_bytes()), all: Vec::new(), controls: false }
     }
 
     pub(super) fn base(&self) -> &Base {
@@ -87,6 +112,17 @@ impl PatternSet {
             return 0..0;
         }
         self.fronts.binary_search(&front).map_or(0..0, |at| self.lengths[at].clone())
+    }
+
+    /// The groups of the patterns of short secrets, which may begin anywhere.
+    pub(super) fn short(&self) -> Range<usize> {
+        self.short.clone()
+    }
+
+    /// Whether no pattern of a short secret goes on behind this byte: secrets that can stand in a header
+    /// hold no control character, so lines and the frames of many protocols end with one.
+    pub(super) fn divides(&self, byte: u8) -> bool {
+        byte.is_ascii_control() && !self.controls
     }
 
     pub(super) fn group(&self, at: usize) -> &Group {
@@ -103,7 +139,9 @@ impl PatternSet {
         text: impl FnOnce() -> Zeroizing<Vec<u8>>,
     ) -> Option<Encoding> {
         let print = self.base.print(before, behind, group.power);
-        let mut candidates = self.patterns[group.of.clone()].iter().filter(|p| p.print == print).peekable();
+        let patterns = &self.patterns[group.of.clone()];
+        let first = patterns.partition_point(|p| p.print < print);
+        let mut candidates = patterns[first..].iter().take_while(|p| p.print == print).peekable();
         candidates.peek()?;
         let hash = hash(&self.key, &text());
         candidates.find(|p| p.hash == hash).map(|p| p.encoding)
@@ -122,6 +160,9 @@ impl PatternSet {
     pub(super) fn next(&self, text: &[u8], from: usize, more: bool) -> Option<usize> {
         if !more && text.len().saturating_sub(from) < self.shortest {
             return None;
+        }
+        if !self.short.is_empty() {
+            return (from < text.len()).then_some(from);
         }
         let mut literal = match &self.finder {
             Some(finder) => finder.find(text, from),
@@ -212,21 +253,24 @@ impl Finder {
 impl Builder {
     /// Adds a secret in every encoding that is looked for.
     pub fn add(&mut self, secret: &[u8]) {
-        self.put(secret, Encoding::Raw);
-        self.put(&Zeroizing::new(secret.to_ascii_uppercase()), Encoding::Raw);
-        self.put(&Zeroizing::new(secret.to_ascii_lowercase()), Encoding::Raw);
+        let short = secret.len() < SHORT_SECRET;
+        self.controls |= short && secret.iter().any(u8::is_ascii_control);
+        let mut put = |text: &[u8], encoding| self.put(text, encoding, short);
+        put(secret, Encoding::Raw);
+        put(&Zeroizing::new(secret.to_ascii_uppercase()), Encoding::Raw);
+        put(&Zeroizing::new(secret.to_ascii_lowercase()), Encoding::Raw);
         if secret.contains(&b' ') {
             // A form's plus (HTML "application/x-www-form-urlencoded").
             let plus = |byte: &u8| if *byte == b' ' { b'+' } else { *byte };
-            self.put(&Zeroizing::new(secret.iter().map(plus).collect::<Vec<_>>()), Encoding::Percent);
+            put(&Zeroizing::new(secret.iter().map(plus).collect::<Vec<_>>()), Encoding::Percent);
         }
-        self.put(Zeroizing::new(hex::encode(secret)).as_bytes(), Encoding::Hex);
-        self.put(Zeroizing::new(hex::encode_upper(secret)).as_bytes(), Encoding::Hex);
-        self.base64(secret);
+        put(Zeroizing::new(hex::encode(secret)).as_bytes(), Encoding::Hex);
+        put(Zeroizing::new(hex::encode_upper(secret)).as_bytes(), Encoding::Hex);
+        self.base64(secret, short);
     }
 
     /// Base64 at all three alignments: only the characters that the secret alone determines.
-    fn base64(&mut self, secret: &[u8]) {
+    fn base64(&mut self, secret: &[u8], short: bool) {
         for shift in 0..3usize {
             let padded = Zeroizing::new([&[0u8; 2][..shift], secret].concat());
             for engine in [&STANDARD_NO_PAD, &URL_SAFE_NO_PAD] {
@@ -234,17 +278,17 @@ impl Builder {
                 let from = (shift * 8).div_ceil(6);
                 let to = padded.len() * 8 / 6;
                 if let Some(fixed) = text.as_bytes().get(from..to) {
-                    self.put(fixed, Encoding::Base64);
+                    self.put(fixed, Encoding::Base64, short);
                 }
             }
         }
     }
 
-    fn put(&mut self, text: &[u8], encoding: Encoding) {
+    fn put(&mut self, text: &[u8], encoding: Encoding, short: bool) {
         let Some(front) = text.first_chunk::<FRONT>() else { return };
         let pattern = Pattern { print: self.base.print_of(text), hash: hash(&self.key, text), encoding };
-        let front = u32::from_be_bytes(*front);
-        let same = |(f, len, p): &(u32, usize, Pattern)| *f == front && *len == text.len() && p.hash == pattern.hash;
+        let front = if short { Front::None } else { Front::Bytes(u32::from_be_bytes(*front)) };
+        let same = |(f, len, p): &(Front, usize, Pattern)| *f == front && *len == text.len() && p.hash == pattern.hash;
         if !self.all.iter().any(same) {
             self.all.push((front, text.len(), pattern));
         }
@@ -259,12 +303,14 @@ impl Builder {
     /// The finished set.
     #[must_use]
     pub fn build(mut self) -> PatternSet {
-        self.all.sort_by_key(|(front, len, _)| (*front, *len));
+        self.all.sort_by_key(|(front, len, pattern)| (*front, *len, pattern.print));
         let mut set = PatternSet {
             key: self.key,
             fronts: Vec::new(),
             lengths: Vec::new(),
             groups: Vec::new(),
+            short: 0..0,
+            controls: self.controls,
             patterns: Vec::with_capacity(self.all.len()),
             finder: None,
             marks: Box::new([0; MARKS / 64]),
@@ -273,7 +319,10 @@ impl Builder {
             base: self.base,
         };
         for (front, len, pattern) in self.all {
-            if set.fronts.last() != Some(&front) {
+            let known = set.fronts.len();
+            if let Front::Bytes(front) = front
+                && set.fronts.last() != Some(&front)
+            {
                 set.fronts.push(front);
                 set.lengths.push(set.groups.len()..set.groups.len());
                 let mark = mark_of(front);
@@ -282,11 +331,10 @@ impl Builder {
                     set.places[usize::from(byte)] |= 1 << place;
                 }
             }
-            let Some(lengths) = set.lengths.last_mut() else { continue };
-            if lengths.start == lengths.end || set.groups.last().is_some_and(|group| group.len != len) {
+            if set.fronts.len() > known || set.groups.last().is_none_or(|group| group.len != len) {
                 let at = set.patterns.len();
                 set.groups.push(Group { len, power: set.base.power(len), of: at..at });
-                lengths.end = set.groups.len();
+                set.lengths.last_mut().unwrap_or(&mut set.short).end = set.groups.len();
             }
             set.patterns.push(pattern);
             if let Some(group) = set.groups.last_mut() {

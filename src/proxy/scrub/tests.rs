@@ -97,6 +97,36 @@ fn what_cannot_become_a_match_is_not_held_back() {
     assert_eq!(flat(&out), b"data: hello\n\ndata: ");
 }
 
+#[test]
+fn what_is_held_back_for_a_short_secret_does_not_hang_on_the_text() {
+    const HELD: usize = 21;
+    for secret in ["pa55w0rd", "pa55w0rd-11"] {
+        let set = set_of(&[secret.as_bytes(), SECRET]);
+        let base64 = STANDARD_NO_PAD.encode(secret);
+        let texts = [secret, &secret.to_uppercase(), &hex::encode(secret), &base64, "no front of it", "pa5", "55w0rd"];
+        for text in texts {
+            let text = format!("{}{text}", "x".repeat(40));
+            for end in 41..text.len() {
+                let (mut scrubber, mut out) = (Scrubber::new(Arc::clone(&set)), VecDeque::new());
+                scrubber.push(Bytes::copy_from_slice(&text.as_bytes()[..end]), &mut out);
+                assert_eq!(flat(&out).len(), end - HELD, "{}", &text[..end]);
+                scrubber.push(Bytes::from_static(b"\n"), &mut out);
+                assert_eq!(flat(&out).len(), end + 1, "{}: a line is over", &text[..end]);
+                scrubber.push(Bytes::from_static(b"yy"), &mut out);
+                assert_eq!(flat(&out).len(), end + 1, "{}", &text[..end]);
+            }
+        }
+    }
+    // One that holds control characters goes on behind them.
+    let (mut scrubber, mut out) = (Scrubber::new(set_of(&[b"pass\nword"])), VecDeque::new());
+    for piece in ["a line\nand pass\n", "word\n"] {
+        scrubber.push(Bytes::from_static(piece.as_bytes()), &mut out);
+    }
+    assert!(flat(&out).len() <= 22 - HELD);
+    scrubber.finish(&mut out);
+    assert_eq!(flat(&out), b"a line\nand *********\n");
+}
+
 fn set_of(secrets: &[&[u8]]) -> Arc<PatternSet> {
     let mut builder = PatternSet::builder(&[7; 32]);
     secrets.iter().for_each(|secret| builder.add(secret));

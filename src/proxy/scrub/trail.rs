@@ -3,14 +3,15 @@
 //!
 //! Each view keeps the sums of what it read. Where a front ends, the places are noted at which patterns
 //! that begin with it would end; there, the two sums tell whether to look closer. So each byte costs the
-//! same, and pieces of a text are never read again, however small they are.
+//! same, and pieces of a text are never read again, however small they are. The patterns of short secrets
+//! have no front, so they may begin, and are looked for, at every place.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
 use zeroize::Zeroizing;
 
-use super::patterns::{FRONT, PatternSet};
+use super::patterns::{FRONT, PatternSet, REACH};
 use super::sums::Sum;
 use super::view::{Token, View, token};
 use super::{Encoding, Hits, MASK};
@@ -47,6 +48,8 @@ struct Reading {
     sum: Sum,
     /// The last bytes.
     recent: u32,
+    /// Where short secrets' patterns may begin that are still to end: not before this.
+    divided: u64,
     /// Where the patterns begin, and where the longest that begins there ends.
     open: VecDeque<(u64, u64)>,
     /// Where a pattern would end, where it began, and its group; the nearest first.
@@ -102,7 +105,7 @@ impl Trail {
             self.at = self.base + at as u64;
             let begins = self.begins(set).map_or(at, |begins| usize::try_from(begins - self.base).unwrap_or(at));
             let over = stalled || at == bytes.len();
-            if self.open().is_none() {
+            if self.open(set).is_none() {
                 // Nothing goes on but what may be the first bytes of a front.
                 self.forget();
                 if !over {
@@ -114,8 +117,8 @@ impl Trail {
                 return clean;
             }
             if over && more {
-                let open = self.open().map_or(at, |open| usize::try_from(open - self.base).unwrap_or(0));
-                self.trim();
+                let open = self.open(set).map_or(at, |open| usize::try_from(open - self.base).unwrap_or(0));
+                self.trim(set);
                 return open.min(begins);
             }
             if over {
@@ -123,7 +126,7 @@ impl Trail {
                 self.at = self.base + bytes.len() as u64;
                 return bytes.len();
             }
-            self.trim();
+            self.trim(set);
         }
     }
 
@@ -184,13 +187,22 @@ impl Trail {
     fn look(&mut self, set: &PatternSet, text: Text<'_>, view: View, end: u64) {
         let Some(reading) = self.reading(view) else { return };
         let mut found = Vec::new();
-        while let Some((begin, group)) = reading.ended() {
+        let mut ends = |reading: &Reading, begin: u64, group: usize| {
             let group = set.group(group);
-            let Some(Point { at: Some(at), sum, .. }) = reading.point(begin) else { continue };
+            let Some(Point { at: Some(at), sum, .. }) = reading.point(begin) else { return };
             let plain = || decoded(view, text.from(*at), group.len);
             if let Some(encoding) = set.matches(group, *sum, reading.sum, plain) {
                 let escaped = end - at != group.len as u64;
                 found.push((*at, end, if escaped && encoding == Encoding::Raw { view.encoding() } else { encoding }));
+            }
+        };
+        while let Some((begin, group)) = reading.ended() {
+            ends(reading, begin, group);
+        }
+        for group in set.short() {
+            let begin = reading.read().checked_sub(set.group(group).len as u64);
+            if let Some(begin) = begin.filter(|begin| *begin >= reading.divided) {
+                ends(reading, begin, group);
             }
         }
         for (begin, end, encoding) in found {
@@ -207,9 +219,8 @@ impl Trail {
     }
 
     /// Where the first token stands that may belong to a match.
-    fn open(&self) -> Option<u64> {
-        let of = |reading: &Reading| reading.open.front().and_then(|(begin, _)| Some(reading.point(*begin)?.token));
-        self.readings().filter_map(of).min()
+    fn open(&self, set: &PatternSet) -> Option<u64> {
+        self.readings().filter_map(|reading| Some(reading.point(reading.needed(set)?)?.token)).min()
     }
 
     /// Where the first token stands among the last that may be the beginning of a front.
@@ -222,9 +233,9 @@ impl Trail {
         self.readings().filter_map(of).min()
     }
 
-    fn trim(&mut self) {
-        self.raw.trim();
-        self.others.iter_mut().flatten().for_each(|reading| reading.trim());
+    fn trim(&mut self, set: &PatternSet) {
+        self.raw.trim(set);
+        self.others.iter_mut().flatten().for_each(|reading| reading.trim(set));
     }
 
     /// Forgets what was read, and keeps what was found.
@@ -273,8 +284,11 @@ impl Reading {
             if self.points.len() >= FRONT {
                 self.front(set);
             }
+            if set.divides(*byte) {
+                self.divided = self.read();
+            }
         }
-        self.ends.peek().is_some_and(|Reverse((end, ..))| *end <= self.read())
+        !set.short().is_empty() || self.ends.peek().is_some_and(|Reverse((end, ..))| *end <= self.read())
     }
 
     /// How many bytes were read.
@@ -318,18 +332,30 @@ impl Reading {
         None
     }
 
+    /// The first byte that may belong to a match which hasn't ended.
+    fn needed(&self, set: &PatternSet) -> Option<u64> {
+        let open = self.open.front().map(|(begin, _)| *begin);
+        if set.short().is_empty() {
+            return open;
+        }
+        // Whatever was read: what can be seen of it mustn't depend on that.
+        let last = self.divided.max(self.read().saturating_sub(REACH - 1)).max(self.first);
+        let short = (last < self.read()).then_some(last);
+        open.into_iter().chain(short).min()
+    }
+
     /// Lets go of what no pattern needs.
-    fn trim(&mut self) {
+    fn trim(&mut self, set: &PatternSet) {
         let recent = self.read().saturating_sub(FRONT as u64 - 1);
-        let needed = self.open.front().map_or(recent, |(begin, _)| recent.min(*begin));
+        let needed = self.needed(set).map_or(recent, |begin| recent.min(begin));
         let spare = usize::try_from(needed.saturating_sub(self.first)).unwrap_or(0).min(self.points.len());
         self.points.drain(..spare);
         self.first += spare as u64;
     }
 
     fn clear(&mut self) {
-        let Self { first, points, sum, recent, open, ends } = self;
-        (*first, *sum, *recent) = (0, Sum::default(), 0);
+        let Self { first, points, sum, recent, divided, open, ends } = self;
+        (*first, *sum, *recent, *divided) = (0, Sum::default(), 0, 0);
         points.clear();
         open.clear();
         ends.clear();

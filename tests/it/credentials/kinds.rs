@@ -118,13 +118,18 @@ fn value_that_can_not_stand_in_its_slots_is_told_when_it_is_stored_and_when_it_i
 }
 
 #[test]
-fn value_that_is_short_enough_to_be_found_out_is_told_of_when_it_is_stored() {
+fn secret_that_is_short_enough_to_be_tried_out_is_told_of_when_it_is_stored() {
     let place = Place::new();
-    for (name, value, told) in [("short", "pass-word-1", true), ("long", "pass-words-12", false)] {
-        let output = place.with_input(&["keys", "add", name, "--host", "a.test"], value);
+    for (name, kind, value, secret, told) in [
+        ("short", "secret", "pass-word-1", "pass-word-1", true),
+        ("long", "secret", "pass-words-12", "pass-words-12", false),
+        ("pair", "basic", r#"{"user":"a-long-name","password":"pass-word-1"}"#, "pass-word-1", true),
+        ("long-pair", "basic", r#"{"user":"a","password":"pass-words-12"}"#, "pass-words-12", false),
+    ] {
+        let output = place.with_input(&["keys", "add", name, "--host", "a.test", "--kind", kind], value);
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{said}");
-        assert_eq!(said.contains("an agent could find it out"), told, "{said}");
-        assert!(!said.contains(value), "{said}");
+        assert_eq!(said.contains("need a longer one"), told, "{name}: {said}");
+        assert!(!said.contains(secret), "{said}");
     }
 }

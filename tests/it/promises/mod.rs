@@ -4,6 +4,7 @@ mod p01_agent_never_sees_a_key;
 mod p01_codings;
 mod p01_names_and_codings;
 mod p01_other_times_and_ports;
+mod p01_short_keys;
 mod p02_token_in_other_forms;
 mod p02_token_is_worthless_elsewhere;
 mod p03_denied_by_default;
