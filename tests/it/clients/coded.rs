@@ -55,6 +55,22 @@ async fn curl_speaks_both_protocols() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the clients that tests/run installs"]
+async fn curl_that_expects_100_sends_its_body_over_both_protocols() {
+    let services = Services::start(standin::answer).await;
+    for (option, version) in [("--http1.1", http::Version::HTTP_11), ("--http2", http::Version::HTTP_2)] {
+        let call = format!(
+            "curl -sS {option} -o /dev/null -w '%{{http_version}}' -H 'Expect: 100-continue' -d '{{\"model\":\"m\"}}' \
+             -H 'Content-Type: application/json' -H \"Authorization: Bearer $OPENAI_API_KEY\" {URL}"
+        );
+        let said = services.run(&["sh", "-c", &call]).await;
+        assert!(said.contains(if option == "--http2" { "2" } else { "1.1" }), "{said}");
+        let received = services.upstream.received().pop().expect("received");
+        assert_eq!((received.version, &received.body[..]), (version, &b"{\"model\":\"m\"}"[..]));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the clients that tests/run installs"]
 async fn token_outside_its_slots_is_told_of_when_the_command_ends() {
     let services = Services::start(standin::answer).await;
     let call = |header: &str| format!("curl -sS -H \"{header}: $OPENAI_API_KEY\" {URL}");
