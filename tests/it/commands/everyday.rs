@@ -412,10 +412,12 @@ fn doctor_makes_a_real_request_from_each_client_and_says_what_one_is_missing() {
     let place = Place::new();
     let fakes = tempfile::tempdir().expect("a temporary directory");
     let fake = |name: &str, script: &str| {
-        use std::os::unix::fs::PermissionsExt as _;
+        // By another process: a child that some test starts meanwhile would hold ours open for writing, and
+        // then nobody can start it.
+        let write = ["-c", "printf '#!/bin/sh\\n%s\\n' \"$2\" > \"$1\" && chmod 755 \"$1\"", "sh"];
         let file = fakes.path().join(name);
-        std::fs::write(&file, format!("#!/bin/sh\n{script}\n")).expect("written");
-        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).expect("changed");
+        let written = std::process::Command::new("sh").args(write).arg(file).arg(script).status();
+        assert!(written.expect("sh runs").success());
     };
     let path = std::env::var("PATH").expect("a path");
     fake("wget", "unset https_proxy; echo no way there >&2; exit 4");
