@@ -68,6 +68,8 @@ pub struct Settings {
     pub connections: usize,
     /// The most of them that one address beyond loopback has. Default: 64.
     pub connections_of_one: usize,
+    /// How often it is looked whether the data directory's socket is still there. Default: 500 ms.
+    pub socket_look: Duration,
 }
 
 impl Default for Settings {
@@ -83,6 +85,7 @@ impl Default for Settings {
             age: Duration::from_secs(60),
             connections: 256,
             connections_of_one: 64,
+            socket_look: Duration::from_millis(500),
         }
     }
 }

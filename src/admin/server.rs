@@ -27,9 +27,6 @@ use super::{Peer, Settings};
 /// How long after a failed `accept` the next try comes.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// How often it is looked whether the data directory's socket is still there.
-const LOOK: Duration = Duration::from_millis(500);
-
 /// Serves the API on the network until `stop`, then waits for what runs until `hard`.
 pub async fn network(
     listener: TcpListener,
@@ -138,7 +135,7 @@ pub async fn socket(mut socket: Socket, router: Router, settings: Settings, stop
         };
         let accepted = tokio::select! {
             accepted = socket.listener.accept() => accepted,
-            () = tokio::time::sleep(LOOK) => {
+            () = tokio::time::sleep(settings.socket_look) => {
                 socket.keep();
                 continue;
             }

@@ -17,8 +17,6 @@ use crate::telemetry::Metrics;
 use crate::vault::Vault;
 use crate::vault::key::{Key, SealedVersion};
 
-/// How long after a failure the store is asked again.
-const RETRY: Duration = Duration::from_millis(200);
 /// How long an ended token or session is remembered, so that its agent is told how it ended.
 const KEEP_ENDED: Duration = Duration::from_secs(3600);
 
@@ -202,8 +200,8 @@ impl Live {
     }
 
     /// Follows the feed until it is stopped. `reached` tells the number of the last change that the
-    /// memory holds.
-    pub async fn follow(self, mut feed: Feed, reached: watch::Sender<i64>, stop: CancellationToken) {
+    /// memory holds; after a failure the next try comes `retry` later.
+    pub async fn follow(self, mut feed: Feed, reached: watch::Sender<i64>, retry: Duration, stop: CancellationToken) {
         let mut out_of_reach = false;
         loop {
             let asked = Moment::now(&*self.clock);
@@ -230,7 +228,7 @@ impl Live {
                     }
                     out_of_reach = true;
                     self.metrics.store_lag(self.registry.staleness(asked).unwrap_or_default());
-                    tokio::time::sleep(RETRY).await;
+                    tokio::time::sleep(retry).await;
                 }
             }
         }

@@ -100,7 +100,7 @@ impl Node {
             Arc::clone(&vault),
             Arc::clone(&registry),
             Arc::clone(&clock),
-            settings.credential.lease,
+            settings.credential.clone(),
         );
         let shared = Arc::new(Shared {
             registry,
@@ -156,7 +156,7 @@ impl Node {
         let project = default_project(store, clock.now()).await?;
         shared.registry.put_project(&project);
         let tidying = tokio::spawn(live.clone().tidy(settings.tidy, hard.clone()));
-        let following = tokio::spawn(live.follow(feed, reached_to, hard.clone()));
+        let following = tokio::spawn(live.follow(feed, reached_to, settings.retry, hard.clone()));
         Ok(Self {
             forward,
             forward_tls,

@@ -38,6 +38,8 @@ pub struct NodeSettings {
     pub max_staleness: Duration,
     /// How often what ended long ago is removed from memory and store. Default: 60 s.
     pub tidy: Duration,
+    /// How long after a failure of the store it is asked again. Default: 200 ms.
+    pub retry: Duration,
     /// The audit chains.
     pub audit: crate::audit::Settings,
     /// Credentials that are minted.
@@ -59,6 +61,7 @@ impl Default for NodeSettings {
             routes: BTreeMap::new(),
             max_staleness: Duration::from_secs(5),
             tidy: Duration::from_secs(60),
+            retry: Duration::from_millis(200),
             audit: crate::audit::Settings::default(),
             credential: credential::oauth::Settings::default(),
         }

@@ -100,12 +100,11 @@ fn since(text: &str, now: Timestamp) -> anyhow::Result<i64> {
     Ok(at.as_millisecond())
 }
 
-/// How often the chains are looked at for what came.
-const LOOK: Duration = Duration::from_millis(250);
-
+/// Runs a command; `looks` tells how often the chains are looked at for what came.
 pub fn run(
     home: &dyn Fn() -> anyhow::Result<Home>,
     dir: &dyn Fn() -> anyhow::Result<PathBuf>,
+    looks: impl Fn() -> anyhow::Result<Duration>,
     command: &Command,
 ) -> anyhow::Result<ExitCode> {
     match command {
@@ -132,7 +131,7 @@ pub fn run(
         }
         Command::Tail { which, lines, json } => {
             let home = home()?;
-            tail(&home.audit_dir(), which.filter(home.clock().now(), *lines)?, *json)
+            tail(&home.audit_dir(), which.filter(home.clock().now(), *lines)?, looks()?, *json)
         }
     }
 }
@@ -180,7 +179,7 @@ fn print(records: &[Value], json: bool) -> bool {
     lines.into_iter().all(|line| put(format_args!("{line}\n")))
 }
 
-fn tail(dir: &Path, filter: Filter, json: bool) -> anyhow::Result<ExitCode> {
+fn tail(dir: &Path, filter: Filter, look: Duration, json: bool) -> anyhow::Result<ExitCode> {
     // The following begins before the reading, so that no record falls between them.
     let mut follow = Follow::from_now(dir, filter.clone())?;
     let newest = query(dir, &filter)?;
@@ -191,7 +190,7 @@ fn tail(dir: &Path, filter: Filter, json: bool) -> anyhow::Result<ExitCode> {
         came.retain(|record| !shown.contains(&record["mac"].to_string()));
         shown.clear();
         reader = print(&came, json);
-        std::thread::sleep(LOOK);
+        std::thread::sleep(look);
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -237,7 +237,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Policy(policy::Command::Check { dir: Some(dir) }) => return policy::check(&dir),
         Command::Policy(policy::Command::Check { dir: None }) => return policy::check(&home()?.policy_dir()),
         Command::Policy(policy::Command::Explain(question)) => policy::explain(&client().await?, question).await?,
-        Command::Audit(command) => return audit::run(&home, &dir, &command),
+        Command::Audit(command) => return audit::run(&home, &dir, || Ok(config()?.0.tail), &command),
         Command::Providers(command) => {
             let node = if server.is_given() { Some(client().await?) } else { None };
             providers::run(command, node.as_ref(), dir().ok().as_deref()).await?;

@@ -40,6 +40,8 @@ pub struct Config {
     pub admin: admin::Settings,
     /// The store.
     pub store: store::Settings,
+    /// How often `audit tail` looks for new records.
+    pub tail: Duration,
     /// The filter of the logs.
     pub log: String,
     /// Whether logs are JSON.
@@ -62,6 +64,7 @@ impl Default for Config {
             admin_key: None,
             admin: admin::Settings::default(),
             store: store::Settings::default(),
+            tail: Duration::from_millis(250),
             log: "info".to_owned(),
             log_json: false,
             drain: Duration::from_secs(30),

@@ -59,6 +59,17 @@ pub struct Settings {
     /// For how long a process has the right to a key's refresh token: longer than a mint takes, with room for
     /// clocks that differ. Default: 60 s.
     pub lease: Duration,
+    /// How often a mint looks whether another process still has that right. Default: 100 ms.
+    pub lease_look: Duration,
+    /// How long it waits for that. Default: 30 s.
+    pub lease_wait: Duration,
+    /// How long a mint, and the node's end, wait until a fresh refresh token is stored; storing goes on in the
+    /// background. Default: 5 s.
+    pub storing_wait: Duration,
+    /// How long after a failure storing it is tried again. Default: 500 ms.
+    pub storing_retry: Duration,
+    /// For how long that is tried. Default: 10 min.
+    pub storing: Duration,
 }
 
 impl Default for Settings {
@@ -77,6 +88,11 @@ impl Default for Settings {
             issued_lifetime: secs(3600),
             issued: 256,
             lease: secs(60),
+            lease_look: Duration::from_millis(100),
+            lease_wait: secs(30),
+            storing_wait: secs(5),
+            storing_retry: Duration::from_millis(500),
+            storing: secs(600),
         }
     }
 }

@@ -12,7 +12,6 @@
 //! behind tells the next process, which says so when the server refuses ([`Rotation::was_interrupted`]).
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use dashmap::DashMap;
 use tokio::runtime::Handle;
@@ -20,25 +19,13 @@ use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use super::{Failure, FailureKind};
+use super::{Failure, FailureKind, Settings};
 use crate::model::{Clock, KeyId, Secret};
 use crate::session::records::Token;
 use crate::session::registry::Registry;
 use crate::store::{Error, Find, Store};
 use crate::vault::key::{Key, Lease, SealedVersion};
 use crate::vault::{HELD_VERSIONS, Vault};
-
-/// How often a lease of another process is looked at.
-const LOOK: Duration = Duration::from_millis(100);
-/// How long another process is waited for.
-const WAIT: Duration = Duration::from_secs(30);
-/// How long a store that doesn't answer is waited for before the mint counts as failed (storing goes on
-/// in the background), and at the node's end.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// For how long storing is tried.
-const TRY_FOR: Duration = Duration::from_secs(600);
-/// Between two tries.
-const RETRY: Duration = Duration::from_millis(500);
 
 /// Where refresh tokens are kept. Cheap to clone.
 #[derive(Clone)]
@@ -50,8 +37,7 @@ struct Inner {
     registry: Arc<Registry>,
     clock: Arc<dyn Clock>,
     holder: Uuid,
-    /// For how long a process has the right to a key's refresh token.
-    lease: Duration,
+    settings: Settings,
     /// Keys whose refresh token a process was using up when it ended, with the version that was in force.
     interrupted: DashMap<KeyId, u32>,
     /// The store's connections live on the runtime that joined the parts, not on a core's.
@@ -102,8 +88,7 @@ fn failed(why: &Error) -> Failure {
 }
 
 impl Rotation {
-    /// Keeps refresh tokens in this store; a process has the right to one for the time of a `lease`. Its work
-    /// runs on the present runtime.
+    /// Keeps refresh tokens in this store. Its work runs on the present runtime.
     ///
     /// # Panics
     /// Outside of a runtime.
@@ -113,11 +98,11 @@ impl Rotation {
         vault: Arc<Vault>,
         registry: Arc<Registry>,
         clock: Arc<dyn Clock>,
-        lease: Duration,
+        settings: Settings,
     ) -> Self {
         let (runtime, tasks, interrupted) = (Handle::current(), TaskTracker::new(), DashMap::new());
         let holder = Uuid::new_v4();
-        Self(Arc::new(Inner { store, vault, registry, clock, holder, lease, interrupted, runtime, tasks }))
+        Self(Arc::new(Inner { store, vault, registry, clock, holder, settings, interrupted, runtime, tasks }))
     }
 
     /// Whether a process ended while it used up the refresh token of this version, so that the server may know
@@ -130,7 +115,7 @@ impl Rotation {
     /// Waits until what is being stored is stored, though not for a store that doesn't answer.
     pub async fn finish(&self) {
         self.0.tasks.close();
-        if tokio::time::timeout(PATIENCE, self.0.tasks.wait()).await.is_err() {
+        if tokio::time::timeout(self.0.settings.storing_wait, self.0.tasks.wait()).await.is_err() {
             tracing::error!(
                 "a fresh refresh token couldn't be stored before the end; its key has to be connected again"
             );
@@ -186,7 +171,7 @@ impl Rotation {
         self.0.tasks.spawn_on(work, &self.0.runtime);
         let late =
             "the fresh refresh token couldn't be stored in time; it is tried on, and nothing is used until it is";
-        match tokio::time::timeout(PATIENCE, receive).await {
+        match tokio::time::timeout(self.0.settings.storing_wait, receive).await {
             Ok(Ok(kept)) => kept,
             _ => Err(Failure::new(FailureKind::Internal, late)),
         }
@@ -208,12 +193,12 @@ impl Inner {
             if let Some(lease) = self.take(&key).await.map_err(|why| failed(&why))? {
                 break lease;
             }
-            if began.elapsed() > WAIT {
+            if began.elapsed() > self.settings.lease_wait {
                 let why = "another process has been using up the key's refresh token for too long, or was killed when it \
                            did: its right to it ends after `credential.lease`";
                 return Err(Failure::new(FailureKind::Unavailable, why));
             }
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(self.settings.lease_look).await;
         };
         let lease = Held { lease, inner: Arc::clone(&self) };
         let now: Option<Key> = self.store.get(key.org, key.id).await.map_err(|why| failed(&why))?;
@@ -235,7 +220,7 @@ impl Inner {
     /// The lease, if nobody else has it, and how the one before it ended.
     async fn take(&self, key: &Key) -> Result<Option<(Lease, Left)>, Error> {
         let now = self.clock.now();
-        let mine = Lease { key: key.id, org: key.org, holder: self.holder, until: now.plus(self.lease) };
+        let mine = Lease { key: key.id, org: key.org, holder: self.holder, until: now.plus(self.settings.lease) };
         let before: Option<Lease> = self.store.get(key.org, key.id).await?;
         let (batch, left) = match &before {
             None => (self.batch(&mine).insert(&mine), Left::InOrder),
@@ -266,9 +251,9 @@ impl Inner {
             match self.try_keep(claim, document, &mut tried).await {
                 Ok(version) => return Ok(version),
                 Err(Ok(failure)) => return Err(failure),
-                Err(Err(why)) if began.elapsed() < TRY_FOR => {
+                Err(Err(why)) if began.elapsed() < self.settings.storing => {
                     tracing::error!(key.id = %claim.key.id, error = %why, "a fresh refresh token can't be stored yet");
-                    tokio::time::sleep(RETRY).await;
+                    tokio::time::sleep(self.settings.storing_retry).await;
                 }
                 Err(Err(why)) => {
                     tracing::error!(key.id = %claim.key.id, error = %why, "a fresh refresh token is lost");
