@@ -11,10 +11,12 @@ use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use super::Error;
 use super::journal::{AuditKeys, Receipt, Settings};
 use super::layout::{
-    Digest, Found, Head, MAX_CHAINS, Register, Tail, chains, genesis, link, open_options, segment_path, signed_bytes,
+    Digest, Found, Head, LinkKey, MAX_CHAINS, Register, Tail, chains, genesis, open_options, segment_path, signed_bytes,
 };
-use super::record::{Intent, Line, RecordKind, push_hex};
-use crate::model::{Clock, Timestamp};
+use super::record::{Intent, Line, Outcome, RecordKind};
+use super::rest::{Ends, Uses};
+use super::waiting::{Made, Waiting};
+use crate::model::{Clock, ExchangeId, Timestamp};
 
 /// Where a chain is: the directory of all chains, its own in there, and its number.
 pub(super) struct Place {
@@ -31,15 +33,14 @@ pub(super) struct Chain {
     settings: Settings,
     clock: Arc<dyn Clock>,
     segment: Segment,
-    seq: u64,
-    mac: [u8; 32],
-    /// Records that wait for the next append: whole lines with their MACs.
-    pending: Vec<u8>,
-    /// The kinds of the records that wait.
-    kinds: Vec<RecordKind>,
+    /// Records that wait for the next append.
+    waiting: Waiting,
+    uses: Uses,
+    ends: Ends,
+    /// Written records that the node's counts don't have yet.
+    written: Made,
     /// Refusals that were left out because too much waited.
     dropped: u64,
-    since_checkpoint: u64,
     head: u64,
     /// The last write failed.
     failed: bool,
@@ -101,14 +102,6 @@ impl Segment {
     }
 }
 
-/// What is put back when a record is taken back.
-struct Before {
-    pending: usize,
-    seq: u64,
-    mac: [u8; 32],
-    since_checkpoint: u64,
-}
-
 impl Chain {
     pub fn take_up(
         place: Place,
@@ -122,19 +115,19 @@ impl Chain {
         let tail = Tail::read(&place.dir, genesis(key, place.slot))?;
         let lost = lost(&place, key, &tail)?;
         let segment = Segment::begin(&place.dir, tail.segment + 1)?;
+        let waiting = Waiting::behind(tail.head, LinkKey::of(key));
         let mut chain = Self {
             place,
             keys,
             signer,
+            uses: Uses::new(settings.uses),
+            ends: Ends::new(),
             settings,
             clock,
             segment,
-            seq: tail.head.seq,
-            mac: tail.head.mac,
-            pending: Vec::with_capacity(4096),
-            kinds: Vec::new(),
+            waiting,
+            written: Made::default(),
             dropped: 0,
-            since_checkpoint: 0,
             head: 0,
             failed: false,
             #[cfg(test)]
@@ -147,100 +140,83 @@ impl Chain {
         Ok(chain)
     }
 
-    /// Adds a record to what waits. Returns its number.
-    fn add(&mut self, kind: RecordKind, fill: impl FnOnce(&mut Line<'_>)) -> u64 {
-        self.add_at(self.clock.now(), kind, fill)
-    }
-
-    fn add_at(&mut self, at: Timestamp, kind: RecordKind, fill: impl FnOnce(&mut Line<'_>)) -> u64 {
-        self.seq += 1;
-        let from = self.pending.len();
-        let mut line = Line::begin(&mut self.pending, self.seq, at, kind);
-        fill(&mut line);
-        self.mac = link(self.keys.mac.expose(), &self.mac, &self.pending[from..]);
-        self.pending.extend_from_slice(b",\"mac\":\"");
-        push_hex(&mut self.pending, &self.mac);
-        self.pending.extend_from_slice(b"\"}\n");
-        self.since_checkpoint += 1;
-        self.kinds.push(kind);
-        self.seq
-    }
-
     /// The time of records that bring none of their own.
     pub fn now(&self) -> Timestamp {
         self.clock.now()
     }
 
-    fn before(&self) -> Before {
-        Before { pending: self.pending.len(), seq: self.seq, mac: self.mac, since_checkpoint: self.since_checkpoint }
-    }
-
-    fn take_back(&mut self, before: &Before) {
-        self.pending.truncate(before.pending);
-        let taken_back = usize::try_from(self.seq - before.seq).unwrap_or(usize::MAX);
-        self.kinds.truncate(self.kinds.len().saturating_sub(taken_back));
-        (self.seq, self.mac, self.since_checkpoint) = (before.seq, before.mac, before.since_checkpoint);
-    }
-
     /// Adds a record that isn't owed: it waits for the next append, and is counted instead of kept
     /// if too much waits already.
     pub fn hold(&mut self, kind: RecordKind, fill: impl FnOnce(&mut Line<'_>)) {
-        if self.pending.len() >= self.settings.held_bytes && (self.failed || self.write().is_err()) {
+        if self.waiting.bytes().len() >= self.settings.held_bytes && (self.failed || self.write().is_err()) {
             self.dropped += 1;
         } else {
-            self.add(kind, fill);
+            self.waiting.add(self.clock.now(), kind, fill);
         }
     }
 
-    /// Adds a record that is owed to an intent, of which there are no more than running exchanges.
-    pub fn owe(&mut self, at: Timestamp, kind: RecordKind, fill: impl FnOnce(&mut Line<'_>)) {
-        self.add_at(at, kind, fill);
+    /// Adds an outcome. It is owed to an intent, of which there are no more than running exchanges.
+    pub fn outcome(&mut self, exchange: ExchangeId, of: u64, outcome: &Outcome) {
+        let rest = self.ends.of(self.waiting.key(), outcome.outcome, outcome.status);
+        self.waiting.add_with(outcome.at, RecordKind::Outcome, rest, |line| line.outcome(exchange, of, outcome));
     }
 
     /// Adds a record and writes it with everything that waits, or takes it back.
-    pub fn append(&mut self, kind: RecordKind, fill: impl FnOnce(&mut Line<'_>)) -> Result<u64, Error> {
-        self.append_at(self.clock.now(), kind, fill)
+    pub fn append(&mut self, kind: RecordKind, fill: impl FnOnce(&mut Line<'_>)) -> Result<(), Error> {
+        self.recover()?;
+        let before = self.waiting.mark();
+        self.waiting.add(self.clock.now(), kind, fill);
+        self.write().inspect_err(|_| self.waiting.back_to(before))
     }
 
-    fn append_at(&mut self, at: Timestamp, kind: RecordKind, fill: impl FnOnce(&mut Line<'_>)) -> Result<u64, Error> {
-        if self.failed {
-            // What waits goes first: nothing is accepted before the chain can be written again.
-            self.write()?;
-        }
-        let before = self.before();
-        let seq = self.add_at(at, kind, fill);
-        self.write().inspect_err(|_| self.take_back(&before))?;
-        Ok(seq)
-    }
-
+    /// Adds an intent and writes it with everything that waits, or takes it back.
     pub fn intent(&mut self, intent: &Intent<'_>) -> Result<Receipt, Error> {
-        let seq = self.append_at(intent.at, RecordKind::Intent, |line| line.intent(intent))?;
+        self.recover()?;
+        let before = self.waiting.mark();
+        let rest = self.uses.of(self.waiting.key(), intent);
+        self.waiting.add_with(intent.at, RecordKind::Intent, rest, |line| line.intent(intent));
+        let seq = self.waiting.head().seq;
+        self.write().inspect_err(|_| self.waiting.back_to(before))?;
         Ok(Receipt::new(intent, seq))
+    }
+
+    /// What waits goes first after a failure: nothing is accepted before the chain can be written again.
+    fn recover(&mut self) -> Result<(), Error> {
+        if self.failed { self.write() } else { Ok(()) }
     }
 
     /// Writes what waits with one call. After a failure the file is cut back to its last whole
     /// record and the records keep waiting, so that nothing is lost once there is space again.
     fn write(&mut self) -> Result<(), Error> {
-        let before = self.before();
-        if self.dropped > 0 {
-            let dropped = self.dropped;
-            self.add(RecordKind::Security, |line| line.dropped(dropped));
+        if self.dropped == 0 {
+            return self.write_out();
         }
-        if self.pending.is_empty() {
+        let (before, dropped) = (self.waiting.mark(), self.dropped);
+        self.waiting.add(self.clock.now(), RecordKind::Security, |line| line.dropped(dropped));
+        self.write_out().inspect_err(|_| self.waiting.back_to(before))?;
+        self.dropped = 0;
+        Ok(())
+    }
+
+    fn write_out(&mut self) -> Result<(), Error> {
+        if self.waiting.bytes().is_empty() {
             return Ok(());
         }
-        match self.segment.append(&self.pending, self.settings.sync) {
-            Ok(()) => {
-                self.pending.clear();
-                self.kinds.drain(..).for_each(|kind| self.settings.counts.make(kind));
-                self.dropped = 0;
-                self.failed = false;
-                Ok(())
+        let written = self.segment.append(self.waiting.bytes(), self.settings.sync);
+        self.failed = written.is_err();
+        if written.is_ok() {
+            for (all, made) in self.written.iter_mut().zip(self.waiting.written()) {
+                *all += made;
             }
-            Err(why) => {
-                self.take_back(&before);
-                self.failed = true;
-                Err(why)
+        }
+        written
+    }
+
+    /// Tells the node's counts what was written.
+    fn count(&mut self) {
+        for (kind, written) in RecordKind::ALL.into_iter().zip(std::mem::take(&mut self.written)) {
+            if written > 0 {
+                self.settings.counts.make(kind, written);
             }
         }
     }
@@ -257,7 +233,7 @@ impl Chain {
     fn signed(&mut self, kind: RecordKind, digest: Option<&[u8; 32]>, counts: &[(&str, u64)]) -> Result<(), Error> {
         // What waits goes first, because the digest is over what is written.
         self.write()?;
-        let (previous, slot, signer) = (self.mac, self.place.slot, Arc::clone(&self.signer));
+        let (previous, slot, signer) = (self.waiting.head().mac, self.place.slot, Arc::clone(&self.signer));
         let joins = self.heads_of_others();
         let digest = digest.copied().unwrap_or_else(|| self.segment.digest.value());
         self.append(kind, |line| {
@@ -270,7 +246,7 @@ impl Chain {
             line.hex("signer", signer.public_key().as_ref());
             line.sign(|text| signer.sign(&signed_bytes(slot, text)));
         })?;
-        self.since_checkpoint = 0;
+        self.waiting.checked();
         Ok(())
     }
 
@@ -288,9 +264,9 @@ impl Chain {
     }
 
     fn write_head(&mut self) -> Result<(), Error> {
-        let head = Head { seq: self.seq, mac: self.mac };
+        let head = self.waiting.head();
         head.write(&self.place.dir, self.keys.mac.expose(), self.place.slot)?;
-        self.head = self.seq;
+        self.head = head.seq;
         Ok(())
     }
 
@@ -298,7 +274,7 @@ impl Chain {
         if self.segment.len >= self.settings.segment_bytes {
             return self.roll();
         }
-        if self.since_checkpoint >= self.settings.checkpoint_every {
+        if self.waiting.since_checkpoint() >= self.settings.checkpoint_every {
             return self.signed(RecordKind::Checkpoint, None, &[]);
         }
         Ok(())
@@ -320,9 +296,11 @@ impl Chain {
 
     /// Writes what waits, then checkpoint, segment and head where they are due.
     pub fn flush(&mut self) -> Result<(), Error> {
-        self.write()?;
+        let written = self.write();
+        self.count();
+        written?;
         let kept = self.upkeep();
-        if self.head != self.seq {
+        if self.head != self.waiting.head().seq {
             self.write_head()?;
         }
         kept
@@ -332,13 +310,12 @@ impl Chain {
 #[cfg(test)]
 impl Chain {
     pub fn abandon(&mut self) {
-        self.pending.clear();
-        self.kinds.clear();
+        self.waiting.written();
         self.abandoned = true;
     }
 
     pub fn waiting(&self) -> usize {
-        self.pending.len()
+        self.waiting.bytes().len()
     }
 }
 
@@ -350,6 +327,7 @@ impl Drop for Chain {
         }
         let stopped =
             self.upkeep().and_then(|()| self.signed(RecordKind::Stop, None, &[])).and_then(|()| self.write_head());
+        self.count();
         if let Err(why) = stopped {
             tracing::error!(error = %why, "the audit chain's stop record can't be written");
         }

@@ -35,13 +35,16 @@ pub struct Settings {
     /// How much may wait while records can't be written, in bytes; refusals beyond it are counted
     /// instead of kept. Default: 1 MiB.
     pub held_bytes: usize,
+    /// How many uses of keys each chain keeps the text of, which their records share. Default: 1,024;
+    /// each takes about 1 KiB, and one that comes to the place of another takes it.
+    pub uses: usize,
     /// Whether each intent waits for the disk (`sync`) or for the operating system (`os`).
     pub sync: bool,
     /// Counts what is recorded; all chains of a node share it.
     pub counts: Counts,
 }
 
-/// How many records were written, by kind.
+/// How many records were written, by kind. Each chain adds its own when it is flushed.
 #[derive(Clone, Default)]
 pub struct Counts(Arc<[AtomicU64; RecordKind::ALL.len()]>);
 
@@ -52,8 +55,8 @@ impl Counts {
         self.0[kind as usize].load(Ordering::Relaxed)
     }
 
-    pub(super) fn make(&self, kind: RecordKind) {
-        self.0[kind as usize].fetch_add(1, Ordering::Relaxed);
+    pub(super) fn make(&self, kind: RecordKind, written: u64) {
+        self.0[kind as usize].fetch_add(written, Ordering::Relaxed);
     }
 }
 
@@ -70,6 +73,7 @@ impl Default for Settings {
             chains: 256,
             checkpoint_every: 1000,
             held_bytes: 1 << 20,
+            uses: 1024,
             sync: false,
             counts: Counts::default(),
         }
@@ -297,9 +301,7 @@ impl Draft {
 
     fn settle(&mut self, outcome: &Outcome) {
         if std::mem::replace(&mut self.open, false) {
-            self.chain
-                .borrow_mut()
-                .owe(outcome.at, RecordKind::Outcome, |line| line.outcome(self.exchange, self.seq, outcome));
+            self.chain.borrow_mut().outcome(self.exchange, self.seq, outcome);
         }
     }
 }

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock};
 
 use super::Error;
+use crate::model::Secret;
 
 /// The longest record, in bytes, its line break among them.
 pub(super) const MAX_LINE: usize = 64 * 1024;
@@ -115,9 +116,30 @@ pub(super) fn genesis(key: &[u8; 32], slot: u32) -> [u8; 32] {
     keyed(key, &[b"chain", &slot.to_be_bytes()])
 }
 
-/// The MAC of a record: keyed BLAKE3 over the MAC before it and its own bytes.
-pub(super) fn link(key: &[u8; 32], previous: &[u8; 32], line: &[u8]) -> [u8; 32] {
-    keyed(key, &[previous, line])
+/// What the MACs of a chain's records are keyed by.
+///
+/// A line has two parts: from its kind on is its rest, before it what is its own. The rest gives the
+/// key for the MAC over the MAC before it and the record's own part. The parts lie side by side, so
+/// a line that is split elsewhere has another rest, and so another key.
+pub(super) struct LinkKey(Secret<[u8; 32]>);
+
+impl LinkKey {
+    pub fn of(key: &[u8; 32]) -> Self {
+        Self(Secret::new(keyed(key, &[b"rest"])))
+    }
+
+    /// The key of the MACs of the records that have this rest.
+    pub fn over(&self, rest: &[u8]) -> Secret<[u8; 32]> {
+        Secret::new(*blake3::keyed_hash(self.0.expose(), rest).as_bytes())
+    }
+}
+
+/// The MAC of a record under the key of its rest. `room` is only to spare an allocation.
+pub(super) fn link(key: &[u8; 32], previous: &[u8; 32], own: &[u8], room: &mut Vec<u8>) -> [u8; 32] {
+    room.clear();
+    room.extend_from_slice(previous);
+    room.extend_from_slice(own);
+    *blake3::keyed_hash(key, room).as_bytes()
 }
 
 fn keyed(key: &[u8; 32], parts: &[&[u8]]) -> [u8; 32] {
@@ -133,12 +155,17 @@ pub(super) fn signed_bytes(slot: u32, line: &[u8]) -> Vec<u8> {
     [b"sallyport audit ".as_slice(), slot_name(slot).as_bytes(), b" ", line].concat()
 }
 
+/// How the rest of a line begins.
+const KIND: &[u8] = b",\"kind\":\"";
+
 /// A record's line without its line break, taken apart.
 #[derive(Clone, Copy)]
 pub(super) struct Parts<'a> {
     pub seq: u64,
-    /// What the MAC covers, beside the MAC before it.
-    pub body: &'a [u8],
+    /// What only this record says.
+    pub own: &'a [u8],
+    /// From its kind on, without the MAC.
+    pub rest: &'a [u8],
     pub mac: [u8; 32],
 }
 
@@ -157,14 +184,15 @@ impl<'a> Parts<'a> {
         let (body, hex) = line.strip_suffix(b"\"}")?.split_at_checked(line.len().checked_sub(CLOSE)?)?;
         let body = body.strip_suffix(b",\"mac\":\"")?;
         let mac = mac_of(std::str::from_utf8(hex).ok()?)?;
-        Some(Self { seq, body, mac })
+        // No text holds these bytes: a quotation mark in one is escaped.
+        let (own, rest) = body.split_at_checked(memchr::memmem::find(body, KIND)?)?;
+        Some(Self { seq, own, rest, mac })
     }
 
-    /// The record's kind, which always stands third.
+    /// The record's kind.
     pub fn kind(&self) -> &'a [u8] {
-        const KIND: &[u8] = b",\"kind\":\"";
-        let rest = memchr::memmem::find(self.body, KIND).map_or(&[][..], |at| &self.body[at + KIND.len()..]);
-        memchr::memchr(b'"', rest).map_or(&[], |end| &rest[..end])
+        let kind = self.rest.strip_prefix(KIND).unwrap_or_default();
+        memchr::memchr(b'"', kind).map_or(&[], |end| &kind[..end])
     }
 }
 

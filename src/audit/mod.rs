@@ -3,8 +3,9 @@
 //!
 //! A core claims a chain, `audit/<slot>/`, by a file lock and is its only writer, so no lock is
 //! shared on the way of an exchange. A record is one JSON line. Its MAC is keyed BLAKE3 over the MAC
-//! of the record before it and the line's own bytes, so a line can't be changed, cut or moved
-//! without the key. Start, checkpoint and stop records are signed with Ed25519 over a digest of what
+//! of the record before it and the line's bytes up to its kind, under a key that is keyed BLAKE3 over
+//! the bytes from its kind on; so a line can't be changed, cut or moved without the key, and what many
+//! records say alike is hashed once. Start, checkpoint and stop records are signed with Ed25519 over a digest of what
 //! lies before them, so that the chain can be checked with the public key too. They also name the
 //! heads of the other chains, so that one that is cut or removed is missed.
 //!
@@ -16,7 +17,9 @@ mod journal;
 mod layout;
 mod query;
 mod record;
+mod rest;
 mod verify;
+mod waiting;
 
 #[cfg(test)]
 mod tests;

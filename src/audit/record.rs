@@ -140,15 +140,29 @@ pub(super) struct Line<'a> {
 }
 
 impl<'a> Line<'a> {
-    pub(super) fn begin(out: &'a mut Vec<u8>, seq: u64, at: Timestamp, kind: RecordKind) -> Self {
+    /// Begins a record with what only it says. From [`Line::kind`] on is what others may say alike.
+    pub(super) fn begin(out: &'a mut Vec<u8>, seq: u64, at: Timestamp) -> Self {
         let from = out.len();
         out.extend_from_slice(b"{\"seq\":");
         push_number(out, seq);
         out.extend_from_slice(b",\"time\":");
         push_number(out, u64::try_from(at.millis()).unwrap_or(0));
-        let mut line = Self { out, from };
-        line.word("kind", kind.as_str());
-        line
+        Self { out, from }
+    }
+
+    /// A piece of a line, for the rest of records that end alike.
+    pub(super) fn piece(out: &'a mut Vec<u8>) -> Self {
+        let from = out.len();
+        Self { out, from }
+    }
+
+    /// How many bytes the record has so far.
+    pub(super) fn len(&self) -> usize {
+        self.out.len() - self.from
+    }
+
+    pub(super) fn kind(&mut self, kind: RecordKind) {
+        self.word("kind", kind.as_str());
     }
 
     fn key(&mut self, key: &str) {
@@ -168,18 +182,11 @@ impl<'a> Line<'a> {
     }
 
     /// A text that is known to have no character that JSON escapes, such as a name.
-    fn word(&mut self, key: &str, value: &str) {
+    pub(super) fn word(&mut self, key: &str, value: &str) {
         self.key(key);
         self.out.push(b'"');
         self.out.extend_from_slice(value.as_bytes());
         self.out.push(b'"');
-    }
-
-    pub(super) fn shown(&mut self, key: &str, value: impl std::fmt::Display) {
-        use std::io::Write as _;
-        self.key(key);
-        // Identifiers, addresses and authorities have no character that JSON escapes.
-        let _ = write!(self.out, "\"{value}\"");
     }
 
     pub(super) fn authority(&mut self, key: &str, authority: &Authority) {
@@ -191,15 +198,10 @@ impl<'a> Line<'a> {
 
     /// An identifier, as its `Display` has it (RFC 9562 section 4).
     pub(super) fn id(&mut self, key: &str, value: &[u8; 16]) {
-        /// Where each byte's two digits stand, behind the quotation mark.
-        const AT: [usize; 16] = [1, 3, 5, 7, 10, 12, 15, 17, 20, 22, 25, 27, 29, 31, 33, 35];
-        let mut room = [b'-'; 38];
-        (room[0], room[37]) = (b'"', b'"');
-        for (at, byte) in AT.iter().zip(value) {
-            room[*at..at + 2].copy_from_slice(&PAIRS[usize::from(*byte)]);
-        }
         self.key(key);
-        self.out.extend_from_slice(&room);
+        self.out.push(b'"');
+        push_id(self.out, value);
+        self.out.push(b'"');
     }
 
     pub(super) fn hex(&mut self, key: &str, value: &[u8]) {
@@ -239,55 +241,66 @@ impl<'a> Line<'a> {
         self.number("dropped", count);
     }
 
-    pub(super) fn intent(&mut self, i: &Intent<'_>) {
-        self.id("exchange", i.exchange.as_bytes());
-        self.id("session", i.session.as_bytes());
-        if let Some(token) = i.token {
-            self.id("token", token.as_bytes());
+    /// What only this intent says.
+    pub(super) fn intent(&mut self, intent: &Intent<'_>) {
+        self.exchange(intent.exchange);
+        self.out.extend_from_slice(b",\"path\":");
+        push_text(self.out, intent.path);
+        if let Some(client) = intent.client {
+            self.out.extend_from_slice(b",\"client\":");
+            push_text(self.out, client);
         }
-        self.id("org", i.org.as_bytes());
-        self.word("project", i.project.as_str());
-        self.id("keyId", i.key.as_bytes());
-        self.word("key", i.key_name.as_str());
-        self.number("version", i.version.into());
-        if let Some(tool) = i.tool {
-            self.word("tool", tool.as_str());
-        }
-        self.word("method", i.method.as_str());
-        self.word("scheme", i.scheme.as_str());
-        self.authority("authority", i.authority);
-        self.text("path", i.path);
-        match i.slot {
-            Slot::Bearer => self.word("slot", "bearer"),
-            Slot::Header(_) | Slot::BasicUser | Slot::BasicPassword => self.shown("slot", i.slot),
-            named => self.text("slot", &named.to_string()),
-        }
-        self.word("policy", i.policy.as_str());
-        self.text("rule", i.rule);
-        self.hex("policies", &i.policy_digest[..8]);
-        if let Some(client) = i.client {
-            self.text("client", client);
-        }
-        if i.mint {
-            self.key("mint");
-            self.out.extend_from_slice(b"true");
+        if intent.mint {
+            self.out.extend_from_slice(b",\"mint\":true");
         }
     }
 
+    /// What only this outcome says.
     pub(super) fn outcome(&mut self, exchange: ExchangeId, of: u64, o: &Outcome) {
-        self.id("exchange", exchange.as_bytes());
-        self.number("intent", of);
-        self.word("outcome", o.outcome.as_str());
-        if let Some(status) = o.status {
-            self.number("status", status.into());
-        }
-        self.number("bytesIn", o.bytes_in);
-        self.number("bytesOut", o.bytes_out);
-        self.number("durationMicros", u64::try_from(o.duration.as_micros()).unwrap_or(u64::MAX));
+        self.exchange(exchange);
+        self.out.extend_from_slice(b",\"intent\":");
+        push_number(self.out, of);
+        self.out.extend_from_slice(b",\"bytesIn\":");
+        push_number(self.out, o.bytes_in);
+        self.out.extend_from_slice(b",\"bytesOut\":");
+        push_number(self.out, o.bytes_out);
+        self.out.extend_from_slice(b",\"durationMicros\":");
+        push_number(self.out, u64::try_from(o.duration.as_micros()).unwrap_or(u64::MAX));
         if o.scrubbed > 0 {
             self.number("scrubbed", o.scrubbed.into());
         }
     }
+
+    fn exchange(&mut self, exchange: ExchangeId) {
+        self.out.extend_from_slice(b",\"exchange\":\"");
+        push_id(self.out, exchange.as_bytes());
+        self.out.push(b'"');
+    }
+}
+
+/// Takes the MAC's digits between what stands around them. Every record ends so.
+pub(super) fn push_mac(out: &mut Vec<u8>, mac: &[u8; 32]) {
+    const BEFORE: &[u8; 8] = b",\"mac\":\"";
+    const BEHIND: &[u8; 3] = b"\"}\n";
+    let mut end = [0; BEFORE.len() + 64 + BEHIND.len()];
+    let (before, rest) = end.split_at_mut(BEFORE.len());
+    let (hex, behind) = rest.split_at_mut(64);
+    before.copy_from_slice(BEFORE);
+    for (pair, byte) in hex.as_chunks_mut::<2>().0.iter_mut().zip(mac) {
+        *pair = PAIRS[usize::from(*byte)];
+    }
+    behind.copy_from_slice(BEHIND);
+    out.extend_from_slice(&end);
+}
+
+fn push_id(out: &mut Vec<u8>, value: &[u8; 16]) {
+    /// Where each byte's two digits stand.
+    const AT: [usize; 16] = [0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34];
+    let mut room = [b'-'; 36];
+    for (at, byte) in AT.iter().zip(value) {
+        room[*at..at + 2].copy_from_slice(&PAIRS[usize::from(*byte)]);
+    }
+    out.extend_from_slice(&room);
 }
 
 fn push_number(out: &mut Vec<u8>, value: u64) {
@@ -356,8 +369,8 @@ mod tests {
     fn identifier_in_a_record_reads_like_its_display() {
         let id = SessionId::generate();
         let (mut out, mut shown) = (Vec::new(), Vec::new());
-        Line { out: &mut out, from: 0 }.id("session", id.as_bytes());
-        Line { out: &mut shown, from: 0 }.shown("session", id);
+        Line::piece(&mut out).id("session", id.as_bytes());
+        Line::piece(&mut shown).text("session", &id.to_string());
         assert_eq!(out, shown);
     }
 

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::Error;
 use super::journal::AuditKeys;
 use super::layout::{
-    Digest, Found, Head, Parts, Register, chains, genesis, link, mac_of, segments, signed_bytes, slot_name,
+    Digest, Found, Head, LinkKey, Parts, Register, chains, genesis, link, mac_of, segments, signed_bytes, slot_name,
 };
 
 /// What a check of all chains found.
@@ -165,6 +165,9 @@ struct At {
     hasher: blake3::Hasher,
     hashed: usize,
     unsigned: u64,
+    key: Option<LinkKey>,
+    /// What a MAC is made over.
+    room: Vec<u8>,
 }
 
 impl At {
@@ -194,6 +197,8 @@ impl Walk<'_> {
             hasher: blake3::Hasher::new(),
             hashed: 0,
             unsigned: 0,
+            key: key.map(LinkKey::of),
+            room: Vec::new(),
         };
         let mut seen_head = false;
         for (expected, (number, path)) in (1..).zip(&all) {
@@ -244,15 +249,15 @@ impl Walk<'_> {
         if parts.seq != at.seq + 1 {
             return Err((at.seq + 1, "the record's number is not the next: one is missing, moved or repeated"));
         }
-        if let (Some(key), Some(previous)) = (self.check.mac_key, &at.mac)
-            && link(key, previous, parts.body) != parts.mac
+        if let (Some(key), Some(previous)) = (&at.key, &at.mac)
+            && link(key.over(parts.rest).expose(), previous, parts.own, &mut at.room) != parts.mac
         {
             return Err((parts.seq, "the record was changed, or belongs elsewhere"));
         }
         let kind = parts.kind();
         if matches!(kind, b"start" | b"stop" | b"checkpoint") {
             let digest = if before.is_empty() { at.before } else { at.digest(before) };
-            let signed = self.signature(&parts, at).map_err(|why| (parts.seq, why))?;
+            let signed = self.signature(line, &parts, at).map_err(|why| (parts.seq, why))?;
             if kind == b"start" {
                 if signed["lost"].as_u64().is_some() {
                     let why = "the end of the chain was cut off before this start took it up";
@@ -284,14 +289,15 @@ impl Walk<'_> {
     }
 
     /// Checks a signed record and takes over what it says about other chains.
-    fn signature(&mut self, parts: &Parts<'_>, at: &At) -> Result<Value, &'static str> {
+    fn signature(&mut self, line: &[u8], parts: &Parts<'_>, at: &At) -> Result<Value, &'static str> {
         const BAD: &str = "the record's signature doesn't hold";
-        let cut = memchr::memmem::rfind(parts.body, b",\"signature\":\"").ok_or(BAD)?;
-        let signature = parts.body[cut..].strip_suffix(b"\"").and_then(|s| hex::decode(&s[14..]).ok()).ok_or(BAD)?;
+        let cut = memchr::memmem::rfind(parts.rest, b",\"signature\":\"").ok_or(BAD)?;
+        let signature = parts.rest[cut..].strip_suffix(b"\"").and_then(|s| hex::decode(&s[14..]).ok()).ok_or(BAD)?;
+        let text = line.get(..parts.own.len() + cut).ok_or(BAD)?;
         UnparsedPublicKey::new(&ED25519, self.check.signer)
-            .verify(&signed_bytes(self.slot, &parts.body[..cut]), &signature)
+            .verify(&signed_bytes(self.slot, text), &signature)
             .map_err(|_| BAD)?;
-        let value: Value = serde_json::from_slice(&[&parts.body[..cut], b"}"].concat()).map_err(|_| BAD)?;
+        let value: Value = serde_json::from_slice(&[text, b"}"].concat()).map_err(|_| BAD)?;
         let hash = |name: &str| value[name].as_str().and_then(mac_of);
         if at.mac.is_some_and(|mac| hash("previous") != Some(mac)) {
             return Err("the record before this signed one was changed or replaced");

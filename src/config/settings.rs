@@ -223,6 +223,7 @@ pub const SETTINGS: &[Setting] = &[
     plain!("audit.chains", node.audit.chains),
     plain!("audit.checkpoint_every", node.audit.checkpoint_every),
     size!("audit.held", node.audit.held_bytes),
+    plain!("audit.uses", node.audit.uses),
     plain!("audit.sync", node.audit.sync),
     plain!("audit.tail", tail),
     Setting {

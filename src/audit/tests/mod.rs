@@ -1,4 +1,5 @@
 mod faults;
+mod parts;
 mod tampering;
 
 use std::fs;
