@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
 use foldhash::quality::RandomState;
+use http::HeaderName;
 use prometheus::{IntCounter, IntGauge};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -15,6 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use super::Mode;
 use super::coding::Memory;
+use super::identify;
 use super::reject::Rejection;
 use super::running::{Draining, Running};
 use super::scrub::PatternSet;
@@ -121,6 +123,8 @@ pub struct Core {
     /// How many bytes of bodies are held so that they can be signed.
     signed_bodies: Rc<Cell<usize>>,
     ids: Cell<u64>,
+    /// The second, since 1970, and what it is called in HTTP.
+    date: RefCell<(i64, Rc<str>)>,
 }
 
 /// The keys that concern a host, as of one generation of the keys.
@@ -130,9 +134,22 @@ pub struct Bound {
     /// The generation of access tokens, if a key that names the host is minted.
     minted: Option<u64>,
     patterns: OnceCell<Arc<PatternSet>>,
+    /// The headers in which they may stand.
+    slot_headers: Vec<HeaderName>,
+    plain: bool,
 }
 
 impl Bound {
+    /// The headers in which the keys may stand.
+    pub fn slot_headers(&self) -> &[HeaderName] {
+        &self.slot_headers
+    }
+
+    /// Whether the keys stand in headers only, and are put in as they are.
+    pub fn is_plain(&self) -> bool {
+        self.plain
+    }
+
     /// The keys that may go there, enabled or not.
     pub fn keys(&self) -> &[Arc<Key>] {
         &self.of.bound
@@ -186,6 +203,7 @@ impl Core {
             bodies: Rc::default(),
             signed_bodies: Rc::default(),
             ids: Cell::new(u64::from_ne_bytes(seed) | 1),
+            date: RefCell::new((i64::MIN, Rc::from(""))),
         }
     }
 
@@ -225,6 +243,18 @@ impl Core {
         ExchangeId::from_bytes(bytes)
     }
 
+    /// The time as HTTP writes it (RFC 9110 section 5.6.7), made once a second.
+    pub fn date(&self, now: Timestamp) -> Rc<str> {
+        let mut date = self.date.borrow_mut();
+        let second = now.millis().div_euclid(1000);
+        if date.0 != second {
+            let at = jiff::Timestamp::from_second(second).unwrap_or_default();
+            let text = jiff::fmt::rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&at);
+            *date = (second, text.unwrap_or_default().into());
+        }
+        Rc::clone(&date.1)
+    }
+
     /// The keys that concern a host, looked up once for each change of the keys.
     pub fn bound(&self, scheme: Scheme, authority: &Authority) -> Rc<Bound> {
         let at = (scheme, authority.clone());
@@ -237,7 +267,10 @@ impl Core {
         let places = Places::of(&of.bound);
         // Taken before the tokens are looked at, so that none is missed.
         let minted = of.named.iter().any(|key| key.kind.is_minted()).then(|| self.shared.mints.generation());
-        let bound = Rc::new(Bound { of, places, minted, patterns: OnceCell::new() });
+        let slots = of.bound.iter().flat_map(|key| &key.destination.slots);
+        let slot_headers = slots.filter_map(identify::header_of).cloned().collect();
+        let plain = minted.is_none() && places.are_none();
+        let bound = Rc::new(Bound { of, places, minted, patterns: OnceCell::new(), slot_headers, plain });
         let mut cache = self.bound.borrow_mut();
         if cache.len() >= BOUND_HOSTS {
             cache.clear();

@@ -240,6 +240,15 @@ impl Finder<'_> {
         }
     }
 
+    /// The one token of a request, which stands in this header.
+    ///
+    /// # Errors
+    /// As for [`Finder::head`]; or there is none.
+    pub fn only(&self, name: &HeaderName, value: &[u8]) -> Result<Found, Rejection> {
+        let none = || Rejection::new(Code::Internal, "the header holds no token");
+        self.in_header(name, locate(name, value).ok_or_else(none)?)
+    }
+
     fn in_header(&self, name: &HeaderName, at: Located<'_>) -> Result<Found, Rejection> {
         let (token, key) = self.follow(&at.hash)?;
         let range = with_shape(&key, &at.text, at.core);

@@ -18,6 +18,7 @@ use super::Mode;
 use super::core::Core;
 use super::exchange;
 use super::kept::KeptTimer;
+use super::plain;
 use super::reject::{Code, Rejection};
 use super::relay::Reply;
 use super::tunnel::Tunnel;
@@ -48,7 +49,7 @@ where
         // The methods that there are begin so (RFC 9110 section 9.1).
         ([b'A'..=b'Z'], Some((scheme, authority))) if authority.port != Scheme::Https.default_port() => {
             *scheme = Scheme::Http;
-            serve_http1(core, stream, Rc::new(tunnel)).await;
+            plain::serve(core, stream, Rc::new(tunnel)).await;
         }
         _ => {
             let rejection = Rejection::new(
@@ -89,7 +90,7 @@ pub async fn tls<S: AsyncRead + AsyncWrite + Unpin + 'static>(core: Rc<Core>, st
     if h2 {
         serve_http2(core, stream, tunnel).await;
     } else {
-        serve_http1(core, stream, tunnel).await;
+        plain::serve(core, stream, tunnel).await;
     }
 }
 

@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 
 use super::core::{Connected, Core};
 use super::tunnel::{self, Credentials, Tunnel};
-use super::{Mode, balanced, intercept};
+use super::{Mode, balanced, intercept, plain};
 use crate::model::{Authority, Host, Origin, Scheme};
 
 /// What is served on a listening socket.
@@ -201,7 +201,7 @@ async fn connection(core: Rc<Core>, arrival: Arrival) {
                 tunnel::serve(core, stream, from, Credentials::Required, false).await;
             }
         }
-        Kind::Gateway => intercept::serve_http1(core, stream, Rc::new(gateway(None))).await,
+        Kind::Gateway => plain::serve(core, stream, Rc::new(gateway(None))).await,
         Kind::GatewayTls => {
             // The leaf is for the address that the agent reached; a name in its hello wins.
             let Ok(local) = stream.local_addr() else { return };

@@ -2,6 +2,7 @@
 //! meant and who asks, [`intercept`] ends the agent's TLS, and [`exchange`] is the spine that calls
 //! [`identify`], [`authorize`], [`forward`], [`put`] (which has [`record`] note the use,
 //! opens the key and has [`inject`] swap it in) and [`relay`] in this order.
+//! Most exchanges take the same steps a shorter way ([`plain`]).
 //! Of keys that are minted, [`mint`] has an access token at hand before, and `issue` answers agents that
 //! ask a token endpoint themselves. A key that belongs to a connection goes its way in `certificate`.
 //! [`scrub`] takes keys out of replies and [`reject`] is the one table of refusals.
@@ -28,6 +29,7 @@ mod issue;
 mod kept;
 pub mod listener;
 pub mod mint;
+mod plain;
 mod put;
 pub mod record;
 pub mod reject;

@@ -392,7 +392,7 @@ pub(super) fn fit_head(
         let why = "the reply's Connection header can't be read";
         return Err(Rejection::new(Code::UpstreamUnreachable, why));
     }
-    forward::remove_all(&mut parts.headers, not_for_the_agent);
+    forward::remove_all(&mut parts.headers, |name| not_for_the_agent(name.as_str().as_bytes()));
     if let Some(patterns) = patterns {
         let hits = scrub_headers(patterns, &mut parts.headers);
         account.scrubbed.add(&hits);
@@ -404,10 +404,19 @@ pub(super) fn fit_head(
 }
 
 /// What belongs to the upstream's hop, names other ways to the upstream, or speaks for us.
-fn not_for_the_agent(name: &HeaderName) -> bool {
-    let hop = ["keep-alive", "proxy-connection", "transfer-encoding", "upgrade", "te"];
-    let ours = ["alt-svc", "proxy-authenticate", "sallyport-error", "sallyport-request-id"];
-    hop.contains(&name.as_str()) || ours.contains(&name.as_str())
+pub(super) fn not_for_the_agent(name: &[u8]) -> bool {
+    let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
+    match name.len() {
+        2 => is("te"),
+        7 => is("upgrade") || is("alt-svc"),
+        10 => is("keep-alive"),
+        15 => is("sallyport-error"),
+        16 => is("proxy-connection"),
+        17 => is("transfer-encoding"),
+        18 => is("proxy-authenticate"),
+        20 => is("sallyport-request-id"),
+        _ => false,
+    }
 }
 
 fn unsearchable(why: &'static str) -> Rejection {

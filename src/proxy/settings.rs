@@ -43,6 +43,9 @@ pub struct Limits {
     pub head_bytes: usize,
     /// The most header fields in a request. Default: 100.
     pub headers: usize,
+    /// The longest body of a request that is awaited whole, in bytes: longer ones are sent on in pieces.
+    /// Default: 64 KiB.
+    pub whole_body: usize,
     /// The most agent connections at once on this node. Default: 10,000.
     pub connections: usize,
     /// The most tunnels at once on this node whose bytes the kernel moves; they have four file descriptors
@@ -98,6 +101,8 @@ pub struct Deadlines {
     pub tls: Duration,
     /// Between two pieces of a request's body. Default: 30 s.
     pub idle_body: Duration,
+    /// How long the rest of a short request may take before it is sent on in pieces. Default: 20 ms.
+    pub whole_body: Duration,
     /// For the whole of a body that is read for the slots in it: nothing is decided meanwhile. Default:
     /// 30 s.
     pub body_slot: Duration,
@@ -121,6 +126,7 @@ impl Default for Settings {
             limits: Limits {
                 head_bytes: 64 * 1024,
                 headers: 100,
+                whole_body: 64 * 1024,
                 connections: 10_000,
                 streams: 100,
                 spliced: 1000,
@@ -145,6 +151,7 @@ impl Default for Settings {
                 head: Duration::from_secs(30),
                 tls: Duration::from_secs(10),
                 idle_body: Duration::from_secs(30),
+                whole_body: Duration::from_millis(20),
                 body_slot: Duration::from_secs(30),
                 unread: Duration::from_secs(60),
                 linger: Duration::from_secs(2),

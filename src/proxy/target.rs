@@ -60,6 +60,19 @@ pub fn read<B>(core: &Core, tunnel: &Tunnel, request: &Request<B>) -> Result<Tar
     }
 }
 
+/// The target of an HTTP/1.1 request with this one `Host`, in origin form; `None` if there is more to it
+/// than that, or it would be refused.
+pub fn plain(core: &Core, tunnel: &Tunnel, host: &str, path_and_query: http::uri::PathAndQuery) -> Option<Target> {
+    match (tunnel.mode, &tunnel.target) {
+        _ if tunnel.wrong_name => None,
+        (Mode::Forward, Some((scheme, authority))) if authority.is_written(host, scheme.default_port()) => {
+            Some(Target { scheme: *scheme, authority: authority.clone(), path_and_query, by: Word::Check })
+        }
+        (Mode::Forward, _) => None,
+        (Mode::Gateway, _) => routed(core, path_and_query.as_str()).ok(),
+    }
+}
+
 /// The size of the fields as HTTP/2 counts it, in bytes (RFC 9113 section 6.5.2).
 fn list_size<B>(request: &Request<B>) -> usize {
     let fields = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 32);
@@ -136,8 +149,11 @@ fn absolute<B>(tunnel: &Tunnel, request: &Request<B>) -> Result<Target, Rejectio
 /// `/openai/v1/models` -> the route `openai`'s base URL and `/v1/models`.
 fn gateway<B>(core: &Core, request: &Request<B>) -> Result<Target, Rejection> {
     host(request)?;
-    let whole = origin_path(request);
-    let rest = whole.as_str().strip_prefix('/').unwrap_or_default();
+    routed(core, origin_path(request).as_str())
+}
+
+fn routed(core: &Core, whole: &str) -> Result<Target, Rejection> {
+    let rest = whole.strip_prefix('/').unwrap_or_default();
     let end = rest.find(['/', '?']).unwrap_or(rest.len());
     let name = &rest[..end];
     let routes = core.shared.routes.load();

@@ -45,6 +45,11 @@ impl<S> Paced<S> {
         Self { stream, progress: Rc::default(), limit: unread, linger, waiting: None, lingering: None }
     }
 
+    /// The stream itself.
+    pub fn into_inner(self) -> S {
+        self.stream
+    }
+
     /// What wraps each reply of the connection, which has one at a time.
     pub fn replies(&self) -> impl Fn(Reply) -> Reply + Clone + use<S> {
         let progress = Rc::clone(&self.progress);

@@ -12,7 +12,7 @@ use tokio::time::{Instant, Sleep, sleep};
 
 /// The timer of one connection, armed at its first wait.
 #[derive(Default)]
-pub(super) struct Alarm(Option<Pin<Box<Sleep>>>);
+pub struct Alarm(Option<Pin<Box<Sleep>>>);
 
 impl Alarm {
     /// Rings after this time, and not before.

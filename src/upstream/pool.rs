@@ -2,9 +2,10 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use foldhash::quality::RandomState;
@@ -17,6 +18,7 @@ use super::connect::{self, Purpose, Tls, Word};
 use super::egress::{Proxy, Speaks};
 use super::interim::{Interim, Watched};
 use super::lenient::Lenient;
+use super::plain::{self, Plain, Wire};
 use super::reply::Back;
 use super::shared::{Http2, Shared};
 use super::shown::Heard;
@@ -37,6 +39,7 @@ pub(super) struct Inner {
     interim: Rc<Cell<u64>>,
     /// The time as of the core's last tick: near enough for how long a connection is idle.
     ticked: Cell<Instant>,
+    of_plain: plain::Limits,
 }
 
 /// What connections may be shared by: nothing else may differ between two requests on one.
@@ -71,6 +74,7 @@ impl Place {
 
 #[derive(Default)]
 struct Pool {
+    plain: plain::Kept,
     idle: Vec<Idle>,
     shared: Vec<Shared>,
     only_h2: bool,
@@ -108,6 +112,16 @@ pub struct Connection {
     pub(super) refusal: Option<Refusal>,
 }
 
+/// How a connection is come by that we speak HTTP/1.1 on ourselves.
+pub enum PlainCheckout<'a> {
+    /// From the pool, at once.
+    Pooled(Plain),
+    /// By dialling. It fails with [`Error::NoCommonProtocol`] if the peer speaks HTTP/2 only.
+    New(Pin<Box<dyn Future<Output = Result<Plain, Error>> + 'a>>),
+    /// Not at all: what is sent there isn't HTTP/1.1 in its usual form.
+    Unfit,
+}
+
 /// How a connection is come by.
 pub enum Checkout<'a> {
     /// From the pool, at once.
@@ -120,12 +134,14 @@ impl Upstream {
     /// An empty pool with these settings.
     #[must_use]
     pub fn new(settings: Settings, tls: Tls) -> Self {
+        let interim = Rc::default();
         Self(Rc::new(Inner {
+            of_plain: plain::Limits::new(&settings, &interim),
             settings,
             tls,
             pools: RefCell::default(),
             open: Rc::default(),
-            interim: Rc::default(),
+            interim,
             ticked: Cell::new(Instant::now()),
         }))
     }
@@ -151,6 +167,41 @@ impl Upstream {
             // Boxed, since dialling is rare and its state is large: it would be part of every exchange.
             Err(place) => Checkout::New(Box::pin(self.dial(place, want, None))),
         }
+    }
+
+    /// A pooled connection to the place that we speak HTTP/1.1 on ourselves; else what makes a new one.
+    pub fn plain(&self, place: Place, now: Instant) -> PlainCheckout<'_> {
+        let inner = &self.0;
+        if let Some(of) = inner.pools.borrow().get(&place) {
+            if of.only_h2 {
+                return PlainCheckout::Unfit;
+            }
+            if let Some(pooled) = Plain::pooled(&of.plain, now, &inner.settings, inner, &inner.of_plain) {
+                return PlainCheckout::Pooled(pooled);
+            }
+        }
+        match inner.asked_in_clear(&place) {
+            Some(_) => PlainCheckout::Unfit,
+            None => PlainCheckout::New(Box::pin(self.dial_plain(place))),
+        }
+    }
+
+    async fn dial_plain(&self, place: Place) -> Result<Plain, Error> {
+        let inner = &self.0;
+        let (settings, born) = (&inner.settings, Instant::now());
+        let stream = connect::reach(settings, &inner.tls, &place.authority, place.by, Purpose::Stream).await?;
+        let wire = match place.scheme {
+            Scheme::Http => Wire::Clear(Lenient::new(stream)),
+            Scheme::Https => {
+                let done = connect::tls(settings, &inner.tls, &place.authority, stream, Protocol::Http1, None).await;
+                if matches!(done, Err(Error::NoCommonProtocol)) {
+                    inner.pools.borrow_mut().entry(place.clone()).or_default().only_h2 = true;
+                }
+                Wire::Tls(Box::new(done?))
+            }
+        };
+        let kept = Rc::clone(&inner.pools.borrow_mut().entry(place).or_default().plain);
+        Ok(Plain::new(wire, born, kept, inner, Open::new(&inner.open), inner.of_plain.clone()))
     }
 
     /// What makes a connection for one request that asks to switch protocols: it is never pooled.
@@ -207,7 +258,7 @@ impl Upstream {
         let purpose = if clear { Purpose::ClearRequests } else { Purpose::Stream };
         let stream = connect::reach(settings, &inner.tls, &place.authority, place.by, purpose).await?;
         if clear {
-            let sender = http1_handshake(Lenient::new(stream), inner).await?;
+            let sender = http1_handshake(Lenient::new(stream), inner, Open::new(&inner.open)).await?;
             return Ok(Connection { sender, place, born, home, alarm: Alarm::default(), refusal: None });
         }
         let want = if inner.only_h2(&place) { Protocol::Http2 } else { want };
@@ -237,8 +288,8 @@ impl Upstream {
             Sender::Http2(sender)
         } else {
             match shown {
-                None => http1_handshake(stream, inner).await?,
-                Some(_) => http1_handshake(heard(stream, &mut refusal), inner).await?,
+                None => http1_handshake(stream, inner, Open::new(&inner.open)).await?,
+                Some(_) => http1_handshake(heard(stream, &mut refusal), inner, Open::new(&inner.open)).await?,
             }
         };
         Ok(Connection { sender, place, born, home, alarm: Alarm::default(), refusal })
@@ -250,6 +301,7 @@ impl Upstream {
         self.0.ticked.set(now);
         let mut pools = self.0.pools.borrow_mut();
         for of in pools.values_mut() {
+            of.plain.borrow_mut().retain_mut(|idle| idle.is_good(now, &self.0.settings));
             of.idle.retain_mut(|idle| {
                 now.saturating_duration_since(idle.since) < pool.idle
                     && now.saturating_duration_since(idle.born) < pool.lifetime
@@ -260,7 +312,10 @@ impl Upstream {
                 shared.is_good(now, pool.lifetime) && !(shared.is_idle() && std::mem::replace(&mut spare, true))
             });
         }
-        pools.retain(|_, of| !of.idle.is_empty() || !of.shared.is_empty() || of.only_h2);
+        pools.retain(|_, of| {
+            let plain = Rc::strong_count(&of.plain) > 1 || !of.plain.borrow().is_empty();
+            plain || !of.idle.is_empty() || !of.shared.is_empty() || of.only_h2
+        });
     }
 
     /// How many interim replies (1xx) came over HTTP/1.1. None was passed on.
@@ -273,12 +328,17 @@ impl Upstream {
     /// counts as in use.
     #[must_use]
     pub fn connections(&self) -> (usize, usize) {
-        let idle = self.0.pools.borrow().values().map(|of| of.idle.len()).sum();
+        let idle = self.0.pools.borrow().values().map(|of| of.idle.len() + of.plain.borrow().len()).sum();
         (idle, self.0.open.get().saturating_sub(idle))
     }
 }
 
 impl Inner {
+    /// The time as of the core's last tick.
+    pub fn now(&self) -> Instant {
+        self.ticked.get()
+    }
+
     /// A connection to the place, or the place, to which one has to be made.
     fn pooled(self: &Rc<Self>, place: Place, want: Protocol, now: Instant) -> Result<Connection, Place> {
         match self.take(&place, want, now) {
@@ -301,7 +361,7 @@ impl Inner {
         self.pools.borrow().get(place).is_some_and(|of| of.only_h2)
     }
 
-    fn take(&self, place: &Place, want: Protocol, now: Instant) -> Option<(Sender, Instant, Alarm)> {
+    fn take(self: &Rc<Self>, place: &Place, want: Protocol, now: Instant) -> Option<(Sender, Instant, Alarm)> {
         let mut pools = self.pools.borrow_mut();
         let of = pools.get_mut(place)?;
         let life = |born: &Instant| now.saturating_duration_since(*born) < self.settings.pool.lifetime;
@@ -316,7 +376,13 @@ impl Inner {
                 return Some((Sender::Http1(sender), born, alarm));
             }
         }
-        None
+        let (wire, open, born) = Plain::pooled(&of.plain, now, &self.settings, self, &self.of_plain)?.into_parts();
+        let handshake = pin!(http1_handshake(wire, self, open));
+        // It waits for nothing.
+        match handshake.poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(sender)) => Some((sender, born, Alarm::default())),
+            _ => None,
+        }
     }
 
     pub(super) fn give_back(&self, back: Back, alarm: Alarm) {
@@ -327,7 +393,7 @@ impl Inner {
         let mut pools = self.pools.borrow_mut();
         let of = pools.entry(place).or_default();
         if of.idle.len() < self.settings.pool.max_idle {
-            of.idle.push(Idle { sender, born, since: self.ticked.get(), alarm });
+            of.idle.push(Idle { sender, born, since: self.now(), alarm });
         }
     }
 }
@@ -348,7 +414,7 @@ impl Drop for Open {
     }
 }
 
-async fn http1_handshake<S>(stream: S, inner: &Inner) -> Result<Sender, Error>
+async fn http1_handshake<S>(stream: S, inner: &Inner, open: Open) -> Result<Sender, Error>
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + 'static,
 {
@@ -359,7 +425,6 @@ where
         .handshake(TokioIo::new(Watched::new(stream, Rc::clone(&interim))))
         .await
         .map_err(|_| Error::Closed { written: false })?;
-    let open = Open::new(&inner.open);
     tokio::task::spawn_local(async move {
         let _open = open;
         let _ = connection.await;

@@ -11,6 +11,7 @@ use hyper::body::Incoming;
 
 use super::alarm::Alarm;
 use super::continued::Refused;
+use super::plain::PlainBody;
 use super::pool::{Http1, Inner, Place};
 use super::shared::Share;
 use super::upgrade::Switched;
@@ -37,9 +38,17 @@ pub(super) enum End {
     Marked { _share: Share },
 }
 
+/// Whence a body comes.
+enum Source {
+    /// From hyper.
+    Hyper(Incoming),
+    /// From a connection that we speak HTTP/1.1 on ourselves.
+    Plain(PlainBody),
+}
+
 /// A reply's body. Its connection goes back to the pool at the clean end.
 pub struct ReplyBody {
-    inner: Incoming,
+    inner: Source,
     end: End,
     idle: std::time::Duration,
     alarm: Alarm,
@@ -49,10 +58,17 @@ pub struct ReplyBody {
 
 impl ReplyBody {
     pub(super) fn new(inner: Incoming, end: End, idle: std::time::Duration, alarm: Alarm) -> Self {
-        let mut body = Self { inner, end, idle, alarm, waiting: false };
-        if body.inner.is_end_stream() {
+        let mut body = Self { inner: Source::Hyper(inner), end, idle, alarm, waiting: false };
+        if body.is_end_stream() {
             body.ended();
         }
+        body
+    }
+
+    pub(super) fn plain(mut inner: PlainBody, idle: std::time::Duration) -> Self {
+        let alarm = inner.take_alarm();
+        let mut body = Self { inner: Source::Plain(inner), end: End::Framed(None), idle, alarm, waiting: false };
+        body.ended();
         body
     }
 
@@ -68,6 +84,9 @@ impl ReplyBody {
     }
 
     fn ended(&mut self) {
+        if let Source::Plain(plain) = &mut self.inner {
+            return plain.ended(&mut self.alarm);
+        }
         if let End::Framed(back) = &mut self.end
             && let Some(back) = back.take()
             && let Some(home) = back.home.upgrade()
@@ -89,30 +108,41 @@ fn broken(why: &hyper::Error) -> Error {
     }
 }
 
+impl ReplyBody {
+    fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        match &mut self.inner {
+            Source::Plain(plain) => plain.poll_frame(cx),
+            Source::Hyper(incoming) => match Pin::new(&mut *incoming).poll_frame(cx) {
+                // hyper takes a reset with NO_ERROR for an end.
+                Poll::Ready(None) if matches!(self.end, End::Marked { .. }) && !incoming.is_end_stream() => {
+                    Poll::Ready(Some(Err(Error::Reset(h2::Reason::CANCEL.into()))))
+                }
+                polled => polled.map_err(|why| broken(&why)),
+            },
+        }
+    }
+}
+
 impl Body for ReplyBody {
     type Data = Bytes;
     type Error = Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        match Pin::new(&mut self.inner).poll_frame(cx) {
-            // hyper takes a reset with NO_ERROR for an end.
-            Poll::Ready(None) if matches!(self.end, End::Marked { .. }) && !self.inner.is_end_stream() => {
-                Poll::Ready(Some(Err(Error::Reset(h2::Reason::CANCEL.into()))))
-            }
+        match self.poll_source(cx) {
             Poll::Ready(None) => {
                 self.ended();
                 Poll::Ready(None)
             }
             Poll::Ready(Some(Ok(frame))) => {
                 self.waiting = false;
-                if self.inner.is_end_stream() {
+                if self.is_end_stream() {
                     self.ended();
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(why))) => {
                 self.end = End::Framed(None);
-                Poll::Ready(Some(Err(broken(&why))))
+                Poll::Ready(Some(Err(why)))
             }
             Poll::Pending => {
                 if !std::mem::replace(&mut self.waiting, true) {
@@ -125,10 +155,16 @@ impl Body for ReplyBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        match &self.inner {
+            Source::Hyper(incoming) => incoming.is_end_stream(),
+            Source::Plain(plain) => plain.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        match &self.inner {
+            Source::Hyper(incoming) => incoming.size_hint(),
+            Source::Plain(plain) => plain.size_hint(),
+        }
     }
 }

@@ -97,29 +97,36 @@ fn elements<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item
     values.flat_map(|v| v.as_bytes().split(|b| *b == b',')).map(<[u8]>::trim_ascii).filter(|e| !e.is_empty())
 }
 
+/// Whether an element of `Accept-Encoding` asks for what is decoded, or forbids.
+fn fits(element: &[u8]) -> bool {
+    let (name, weight) = match element.iter().position(|b| *b == b';') {
+        Some(at) => (element[..at].trim_ascii_end(), element[at + 1..].trim_ascii()),
+        None => (element, &b""[..]),
+    };
+    let forbids = || {
+        matches!(weight, [b'q' | b'Q', b'=', b'0'] | [b'q' | b'Q', b'=', b'0', b'.', ..])
+            && weight[3..].iter().all(|b| matches!(b, b'0' | b'.'))
+    };
+    Coding::named(name).is_some() || name.eq_ignore_ascii_case(b"identity") || (name == b"*" && forbids())
+}
+
+/// Whether this value of `Accept-Encoding` asks for nothing but what is decoded.
+pub fn all_decoded(value: &[u8]) -> bool {
+    value.split(|b| *b == b',').map(<[u8]>::trim_ascii).filter(|e| !e.is_empty()).all(fits)
+}
+
 /// Narrows `Accept-Encoding` (RFC 9110 section 12.5.3) to what is decoded. Weights stay as they are, and
 /// a wildcard stays only where it forbids. A request that asks for nothing, or for a part, gets identity.
 pub fn narrow(headers: &mut HeaderMap, part: bool) {
-    let fits = |element: &&[u8]| {
-        let (name, weight) = match element.iter().position(|b| *b == b';') {
-            Some(at) => (element[..at].trim_ascii_end(), element[at + 1..].trim_ascii()),
-            None => (*element, &b""[..]),
-        };
-        let forbids = || {
-            matches!(weight, [b'q' | b'Q', b'=', b'0'] | [b'q' | b'Q', b'=', b'0', b'.', ..])
-                && weight[3..].iter().all(|b| matches!(b, b'0' | b'.'))
-        };
-        Coding::named(name).is_some() || name.eq_ignore_ascii_case(b"identity") || (name == b"*" && forbids())
-    };
     let identity = HeaderValue::from_static("identity");
     if part || !headers.contains_key(ACCEPT_ENCODING) {
         headers.insert(ACCEPT_ENCODING, identity);
         return;
     }
-    if elements(headers, &ACCEPT_ENCODING).all(|element| fits(&element)) {
+    if elements(headers, &ACCEPT_ENCODING).all(fits) {
         return;
     }
-    let kept: Vec<_> = elements(headers, &ACCEPT_ENCODING).filter(fits).collect();
+    let kept: Vec<_> = elements(headers, &ACCEPT_ENCODING).filter(|element| fits(element)).collect();
     let value = match kept.is_empty() {
         true => identity,
         false => HeaderValue::from_bytes(&kept.join(&b", "[..])).unwrap_or(identity),

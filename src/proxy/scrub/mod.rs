@@ -97,6 +97,12 @@ impl Hits {
 }
 
 impl PatternSet {
+    /// Whether nothing in this text, which is whole, even begins like a match.
+    #[must_use]
+    pub fn is_clean(&self, text: &[u8]) -> bool {
+        self.next(text, 0, false).is_none()
+    }
+
     /// A header's value with its matches masked, and what they were; `None` if there are none.
     #[must_use]
     pub fn scrub_value(&self, value: &[u8]) -> Option<(Vec<u8>, Hits)> {

@@ -50,6 +50,13 @@ impl Places {
         places
     }
 
+    /// Whether there are none.
+    pub fn are_none(&self) -> bool {
+        let Self { query, paths, cookies, signed, forms, pointers, fields } = self;
+        let names = query.is_empty() && cookies.is_empty() && forms.is_empty() && fields.is_empty();
+        names && paths.is_empty() && pointers.is_empty() && !signed
+    }
+
     /// Whether any of them is in a body, which has to be read for it.
     pub fn in_body(&self) -> bool {
         !self.forms.is_empty() || !self.pointers.is_empty() || !self.fields.is_empty()

@@ -45,13 +45,13 @@ async fn interim_replies_are_consumed_and_counted_with_what_they_say() {
         assert_eq!(answer.header("link"), "");
         counted(&world, count).await;
     }
+    assert_eq!(world.upstream.connections(), 1, "the connection is good");
     let mut raw = world.agent().inside(HOST, b"http/1.1").await;
     raw.send(world.head("/")).await;
     let reply = raw.reply().await.expect("an answer");
     assert_eq!((reply.status, &reply.body[..]), (200, &b"ok"[..]), "nothing comes before it");
     assert_eq!(emitted::find(&raw.seen, &world.secret), None);
     counted(&world, 6).await;
-    assert_eq!(world.upstream.connections(), 1, "the connection is good");
 }
 
 #[tokio::test]

@@ -1,0 +1,61 @@
+//! The plain exchange, which most are: HTTP/1.1 on both sides, a request that is whole when it is
+//! decided on, and one token in one header of it.
+//!
+//! It takes the steps of [`super::exchange`] with the same code for each decision, but on the bytes as
+//! they came: nothing is parsed into maps, and request and reply go out with one write each. Whatever
+//! isn't plain, and whatever would be refused, is left alone: nothing was said or recorded of it yet,
+//! and the connection goes on in the full way with all that was read ([`intercept::serve_http1`]).
+
+mod agent;
+mod answer;
+mod ask;
+mod decide;
+mod serve;
+
+use std::pin::pin;
+use std::rc::Rc;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::core::Core;
+use super::intercept;
+use super::tunnel::Tunnel;
+use super::wire::Prefixed;
+use agent::{Agent, Came};
+
+/// How an exchange left its agent's connection.
+#[derive(Debug, PartialEq, Eq)]
+enum Went {
+    /// Ready for another request.
+    On,
+    /// At its end, in good order.
+    Out,
+    /// Of no more use.
+    Lost,
+    /// As it was: what was read is none of a plain exchange.
+    Elsewhere,
+}
+
+/// Serves HTTP/1.1 on the stream until either side is done.
+pub async fn serve<S: AsyncRead + AsyncWrite + Unpin + 'static>(core: Rc<Core>, stream: S, tunnel: Rc<Tunnel>) {
+    let mut agent = Agent::new(stream, &core.shared.settings.deadlines);
+    let mut draining = pin!(core.draining.wait());
+    loop {
+        if agent.input.is_empty() {
+            match agent.wait(core.shared.settings.deadlines.head, draining.as_mut()).await {
+                Came::Bytes => {}
+                Came::Nothing => return agent.close().await,
+                Came::End => return,
+            }
+        }
+        match serve::serve(&core, &tunnel, &mut agent).await {
+            Went::On if core.draining.begun() => return agent.close().await,
+            Went::On => agent.rest(),
+            Went::Out => return agent.close().await,
+            Went::Lost => return,
+            Went::Elsewhere => break,
+        }
+    }
+    let (input, stream) = agent.into_parts();
+    intercept::serve_http1(core, Prefixed::new(input.freeze(), stream), tunnel).await;
+}

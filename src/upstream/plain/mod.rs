@@ -1,0 +1,296 @@
+//! HTTP/1.1 to an upstream, spoken by ourselves: a request that is whole and in bytes goes out with
+//! one write, and the reply's head is read where it lies. It is the way of most exchanges, and a
+//! library between would cost more than all that is decided about them.
+//!
+//! What is read is held to RFC 9112 section 6.3 as strictly as elsewhere: where two parsers could
+//! disagree on where a reply ends, the reply is refused and its connection not used again.
+
+mod body;
+mod head;
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::io;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::rc::{Rc, Weak};
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Instant;
+
+use bytes::BytesMut;
+use http::Response;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_rustls::client::TlsStream;
+
+use super::alarm::Alarm;
+use super::lenient::Lenient;
+use super::pool::{Inner, Open};
+use super::reply::ReplyBody;
+use super::stream::Stream;
+use super::{Error, Settings, Stage};
+
+pub(super) use body::PlainBody;
+pub use head::{Field, Head};
+
+/// How much is read at once before a body, in bytes; no more than a TLS record holds (RFC 8446 section 5.1).
+const PIECE: usize = 16 * 1024;
+
+/// A connection's bytes.
+pub(super) enum Wire {
+    Clear(Lenient<Stream>),
+    Tls(Box<TlsStream<Lenient<Stream>>>),
+}
+
+macro_rules! inner {
+    ($wire:expr, $stream:ident => $call:expr) => {
+        match $wire {
+            Wire::Clear($stream) => $call,
+            Wire::Tls($stream) => $call,
+        }
+    };
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        inner!(self.get_mut(), stream => Pin::new(stream).poll_read(cx, buf))
+    }
+}
+
+/// The connections to one place that wait for their next request, last in, first out.
+pub(super) type Kept = Rc<RefCell<Vec<Idle>>>;
+
+/// A connection that waits for its next request.
+pub(super) struct Idle {
+    line: Line,
+    born: Instant,
+    since: Instant,
+    alarm: Alarm,
+}
+
+impl Idle {
+    /// Whether it may still be used.
+    pub fn is_good(&mut self, now: Instant, settings: &Settings) -> bool {
+        now.saturating_duration_since(self.since) < settings.pool.idle && self.is_young(now, settings)
+    }
+
+    fn is_young(&mut self, now: Instant, settings: &Settings) -> bool {
+        now.saturating_duration_since(self.born) < settings.pool.lifetime && self.line.is_quiet()
+    }
+}
+
+/// What one connection reads and writes.
+struct Line {
+    wire: Wire,
+    input: BytesMut,
+    /// Of the head that was read last.
+    fields: Vec<Field>,
+    /// How far the input was looked through for the end of a head.
+    seen: usize,
+    open: Open,
+}
+
+impl Line {
+    /// Reads on. Ready with 0 at the end.
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut piece = [MaybeUninit::<u8>::uninit(); PIECE];
+        let mut piece = ReadBuf::uninit(&mut piece);
+        ready!(Pin::new(&mut self.wire).poll_read(cx, &mut piece))?;
+        self.input.extend_from_slice(piece.filled());
+        Poll::Ready(Ok(piece.filled().len()))
+    }
+
+    /// Whether the upstream has neither closed it nor said anything unasked.
+    fn is_quiet(&mut self) -> bool {
+        self.input.is_empty() && self.poll_fill(&mut Context::from_waker(Waker::noop())).is_pending()
+    }
+}
+
+/// A connection that is one request's.
+pub struct Plain {
+    line: Line,
+    born: Instant,
+    alarm: Alarm,
+    kept: Kept,
+    home: Weak<Inner>,
+    limits: Limits,
+}
+
+/// What a connection needs of the settings.
+#[derive(Clone)]
+pub(super) struct Limits {
+    headers: std::time::Duration,
+    idle_body: std::time::Duration,
+    interim: u32,
+    /// How many interim replies came, on all connections.
+    all_interim: Rc<Cell<u64>>,
+}
+
+impl Limits {
+    pub fn new(settings: &Settings, all_interim: &Rc<Cell<u64>>) -> Self {
+        let deadlines = &settings.deadlines;
+        let all_interim = Rc::clone(all_interim);
+        Self { headers: deadlines.headers, idle_body: deadlines.idle_body, interim: settings.interim, all_interim }
+    }
+}
+
+/// Why there is no reply.
+pub enum Unanswered<W> {
+    /// The upstream gave none.
+    Failed(Error),
+    /// What was watched came first.
+    Stopped(W),
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        inner!(self.get_mut(), stream => Pin::new(stream).poll_write(cx, bytes))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        inner!(self.get_mut(), stream => Pin::new(stream).poll_write_vectored(cx, bytes))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        inner!(self, stream => stream.is_write_vectored())
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        inner!(self.get_mut(), stream => Pin::new(stream).poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        inner!(self.get_mut(), stream => Pin::new(stream).poll_shutdown(cx))
+    }
+}
+
+impl Plain {
+    pub(super) fn new(wire: Wire, born: Instant, kept: Kept, home: &Rc<Inner>, open: Open, limits: Limits) -> Self {
+        let line = Line { wire, input: BytesMut::new(), fields: Vec::new(), seen: 0, open };
+        Self { line, born, alarm: Alarm::default(), kept, home: Rc::downgrade(home), limits }
+    }
+
+    /// One that is idle, if any still may be used.
+    pub(super) fn pooled(
+        kept: &Kept,
+        now: Instant,
+        settings: &Settings,
+        home: &Rc<Inner>,
+        limits: &Limits,
+    ) -> Option<Self> {
+        loop {
+            let mut idle = kept.borrow_mut().pop()?;
+            if idle.is_young(now, settings) {
+                let Idle { line, born, alarm, .. } = idle;
+                let (kept, home, limits) = (Rc::clone(kept), Rc::downgrade(home), limits.clone());
+                return Some(Self { line, born, alarm, kept, home, limits });
+            }
+        }
+    }
+
+    /// What it is made of, for whoever speaks HTTP/1.1 on it from here on.
+    pub(super) fn into_parts(self) -> (Wire, Open, Instant) {
+        (self.line.wire, self.line.open, self.born)
+    }
+
+    /// Sends a request that is whole, and waits for the reply's head. While it waits `watch` is polled;
+    /// once that is ready the connection is of no more use.
+    ///
+    /// # Errors
+    /// See [`Unanswered`].
+    pub async fn ask<W>(
+        &mut self,
+        request: &[u8],
+        method: &http::Method,
+        mut watch: impl FnMut(&mut Context<'_>) -> Poll<W>,
+    ) -> Result<Head, Unanswered<W>> {
+        self.alarm.set(self.limits.headers);
+        let (mut rest, mut interim, mut flushed) = (request, 0, false);
+        let failed = |why| Poll::Ready(Err(Unanswered::Failed(why)));
+        poll_fn(|cx| {
+            while !rest.is_empty() {
+                match Pin::new(&mut self.line.wire).poll_write(cx, rest) {
+                    Poll::Ready(Ok(0) | Err(_)) => return failed(Error::Closed { written: true }),
+                    Poll::Ready(Ok(written)) => rest = rest.get(written..).unwrap_or_default(),
+                    Poll::Pending => break,
+                }
+            }
+            if rest.is_empty() && !flushed {
+                match Pin::new(&mut self.line.wire).poll_flush(cx) {
+                    Poll::Ready(Ok(())) => flushed = true,
+                    Poll::Ready(Err(_)) => return failed(Error::Closed { written: true }),
+                    Poll::Pending => {}
+                }
+            }
+            loop {
+                match self.line.poll_head(cx, method) {
+                    Poll::Pending => break,
+                    Poll::Ready(Err(why)) => return failed(why),
+                    Poll::Ready(Ok(head)) if head.status.is_informational() => {
+                        interim += 1;
+                        self.limits.all_interim.set(self.limits.all_interim.get() + 1);
+                        if interim > self.limits.interim {
+                            return failed(Error::Interim);
+                        }
+                        self.line.drop_head(&head);
+                    }
+                    Poll::Ready(Ok(head)) => return Poll::Ready(Ok(head)),
+                }
+            }
+            if let Poll::Ready(what) = watch(cx) {
+                return Poll::Ready(Err(Unanswered::Stopped(what)));
+            }
+            self.alarm.poll(cx).map(|()| Err(Unanswered::Failed(Error::Timeout(Stage::Headers))))
+        })
+        .await
+    }
+
+    /// The fields of the reply's head, as they came.
+    pub fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.line.fields.iter().map(|field| field.of(&self.line.input))
+    }
+
+    /// The reply as it came, head and body, if it is all there and uncoded by its framing.
+    #[must_use]
+    pub fn whole(&self, head: &Head) -> Option<&[u8]> {
+        let len = head.whole()?;
+        (self.line.input.len() == len).then_some(&self.line.input)
+    }
+
+    /// The reply was taken over whole: the connection may be used again.
+    pub fn done(mut self, head: &Head) {
+        let left = head.whole().is_none_or(|len| self.line.input.len() != len);
+        self.line.input.clear();
+        if !left {
+            self.give_back(head.lasts);
+        }
+    }
+
+    fn give_back(mut self, lasts: bool) {
+        let Some(home) = self.home.upgrade() else { return };
+        if !lasts || !self.line.input.is_empty() {
+            return;
+        }
+        self.line.rest();
+        let mut kept = self.kept.borrow_mut();
+        if kept.len() < home.settings.pool.max_idle {
+            kept.push(Idle { line: self.line, born: self.born, since: home.now(), alarm: self.alarm });
+        }
+    }
+
+    /// The reply as it streams on.
+    ///
+    /// # Errors
+    /// A field can't be read.
+    pub fn response(self, head: &Head) -> Result<Response<ReplyBody>, Error> {
+        let mut response = Response::new(());
+        *response.status_mut() = head.status;
+        self.line.put_fields(response.headers_mut())?;
+        let idle = self.limits.idle_body;
+        let body = PlainBody::new(self, head);
+        Ok(response.map(|()| ReplyBody::plain(body, idle)))
+    }
+}
