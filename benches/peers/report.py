@@ -1,87 +1,201 @@
-"""Medians of samples as tables, and ratios between targets of one run."""
+"""Medians of samples, as the table of the goals and as a table of everything."""
 import json
+import os
+import platform
+import re
 import statistics
+import subprocess
+import time
+from pathlib import Path
 
-COLS = {
-    "json": ["cpu_us_per_req", "rps", "util", "p50_us", "p99_us"], "chat": ["cpu_us_per_req", "rps", "util", "p50_us", "p99_us"],
-    "h2": ["cpu_us_per_req", "rps", "util", "p50_us", "p99_us"],
-    "newconn": ["cpu_us_per_req", "rps", "util", "p50_us", "p99_us", "up_conns_per_conn"],
-    "resume": ["cpu_us_per_req", "rps", "util", "p50_us", "p99_us", "up_conns_per_conn"],
-    "down": ["cpu_s_per_GB", "MB_s", "util"], "up": ["cpu_s_per_GB", "MB_s", "util"],
-    "sse": ["cpu_us_per_event", "events_s", "util", "ev_p50_us", "ev_p99_us"],
-    "rate": ["p50_us", "p99_us", "added_p50_us", "added_p99_us", "cpu_us_per_req"],
+import plot
+
+NAMES = {"ours": "sallyport", "ours-quiet": "sallyport, no log line", "ours-million": "sallyport, a million tokens"}
+MODES = ["direct", "forward", "gateway-tls", "gateway"]
+REQUEST = ["cpu_us_per_req", "rps", "util", "p50_us", "p99_us"]
+GIGABYTE = ["cpu_s_per_GB", "MB_s", "util"]
+COLUMNS = {
+    "json": REQUEST, "chat": REQUEST, "h2": REQUEST, "million": REQUEST,
+    "newconn": REQUEST + ["up_conns_per_conn"], "resume": REQUEST + ["up_conns_per_conn"],
+    "down": GIGABYTE, "up": GIGABYTE, "scrub": GIGABYTE,
+    "sse": ["cpu_us_per_event", "events_s", "util", "ev_p50_us", "ev_p99_us", "added_ev_p99_us"],
+    "rate": ["added_p50_us", "added_p99_us", "p50_us", "p99_us", "cpu_us_per_req"],
 }
+# what, workload, mode, unit, what the ratios are to, the most that ours may be
+ROWS = [
+    ("forward, 300 B of JSON, kept alive", "json", "forward", "us", "limit", 1.35),
+    ("gateway over TLS, the same", "json", "gateway-tls", "us", "limit", 1.35),
+    ("gateway in clear, the same", "json", "gateway", "us", "limit", 1.35),
+    ("forward, 2 KB in, 4 KB out", "chat", "forward", "us", "limit", 1.40),
+    ("HTTP/2, 4 connections x 16 streams, forward", "h2", "forward", "us", "bare", 1.25),
+    ("HTTP/2, the same, gateway over TLS", "h2", "gateway-tls", "us", "bare", 1.25),
+    ("a new connection each, forward", "newconn", "forward", "us", "limit", 1.20),
+    ("a new connection each, gateway over TLS", "newconn", "gateway-tls", "us", "limit", 1.20),
+    ("the same resumed, forward", "resume", "forward", "us", "limit", 1.15),
+    ("a GB down, no key bound, forward", "down", "forward", "s", "limit", 1.10),
+    ("a GB down, no key bound, gateway over TLS", "down", "gateway-tls", "s", "limit", 1.10),
+    ("a GB up, no key bound, forward", "up", "forward", "s", "limit", 1.10),
+    ("a GB up, no key bound, gateway over TLS", "up", "gateway-tls", "s", "limit", 1.10),
+    ("a GB down, scrubbed, forward", "scrub", "forward", "s", "limit", 1.30),
+    ("a GB down, scrubbed, gateway over TLS", "scrub", "gateway-tls", "s", "limit", 1.30),
+    ("a streamed event, scrubbed, forward", "sse", "forward", "us", "limit", 1.6),
+    ("median delay added at 200/s, forward", "rate", "forward", "us", "limit", 1.2),
+    ("median delay added at 200/s, gateway over TLS", "rate", "gateway-tls", "us", "limit", 1.2),
+]
 
 
 def fmt(v):
-    return f"{v:,.0f}" if abs(v) >= 1000 else f"{v:.1f}" if abs(v) >= 10 else f"{v:.2f}"
+    return f"{v:,.0f}" if abs(v) >= 100 else f"{v:.1f}" if abs(v) >= 10 else f"{v:.2f}"
 
 
-def write(out, workloads, rows, idle):
-    """Writes OUT.md and OUT.json: the medians of the samples."""
-    base = {}
-    for r in rows:
-        if r["target"] == "direct" and "p50_us" in r:
-            base[(r["w"], r["round"])] = r
-    for r in rows:
-        b = base.get((r["w"], r["round"]))
-        if b and r["w"] == "rate" and "p50_us" in r:
-            r["added_p50_us"], r["added_p99_us"] = r["p50_us"] - b["p50_us"], r["p99_us"] - b["p99_us"]
-    summ, md = [], []
-    for w in workloads:
-        sel = [r for r in rows if r["w"] == w]
-        if not sel:
-            continue
-        keys = sorted({(r["mode"], r["target"]) for r in sel}, key=lambda k: (["direct", "forward", "gateway-tls", "gateway"].index(k[0]), k[1]))
-        body = []
-        for m, t in keys:
-            rs = [r for r in sel if (r["mode"], r["target"]) == (m, t)]
+def machine():
+    """The machine and the date, in one line."""
+    model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    memory = int(re.search(r"MemTotal:\s+(\d+)", Path("/proc/meminfo").read_text())[1]) / 2**20
+    system = re.search(r'PRETTY_NAME="(.*)"', Path("/etc/os-release").read_text())
+    commit = subprocess.run(["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"],
+                            capture_output=True, text=True).stdout.strip()
+    return (f"{time.strftime('%Y-%m-%d')}, {model[1].strip() if model else platform.machine()}, {os.cpu_count()} processors, "
+            f"{memory:.0f} GiB, {system[1] if system else 'Linux'}, kernel {platform.release()}, commit {commit or '?'}")
+
+
+class Samples:
+    """All samples of a run, and what is made of them."""
+
+    def __init__(self, out, append, workloads, versions):
+        self.out, self.workloads = out, [*workloads, "million"]
+        self.rows, self.idle, self.million, self.rounds, self.versions = [], {}, None, 0, versions
+        out.parent.mkdir(exist_ok=True)
+        self.raw = out.with_suffix(".jsonl")
+        if append and self.raw.exists():
+            for line in self.raw.read_text().splitlines():
+                r = json.loads(line)
+                self.rows.append({k: r[k] for k in ("round", "target", "mode", "w")} | r["d"])
+            self.rounds = 1 + max((r["round"] for r in self.rows), default=-1)
+            if out.with_suffix(".json").exists():
+                old = json.loads(out.with_suffix(".json").read_text())
+                self.idle, self.million = old.get("idle", {}), old.get("million")
+                self.versions = old.get("versions", {}) | versions
+        else:
+            self.raw.write_text("")
+
+    def keep(self, number, target, mode, w, figures, raw):
+        """Takes one sample."""
+        sample = {"round": number, "target": target, "mode": mode, "w": w}
+        self.rows.append(sample | figures)
+        with self.raw.open("a") as f:
+            f.write(json.dumps(sample | {"d": figures, "raw": raw}) + "\n")
+
+    def medians(self):
+        """Of each workload, mode and target. Delays are what the same round's direct way doesn't have."""
+        direct = {(r["w"], r["round"]): r for r in self.rows if r["target"] == "direct"}
+        groups = {}
+        for r in self.rows:
+            r, base = dict(r), direct.get((r["w"], r["round"]))
+            if base and r["w"] == "rate" and "p50_us" in r and "p50_us" in base:
+                r["added_p50_us"], r["added_p99_us"] = r["p50_us"] - base["p50_us"], r["p99_us"] - base["p99_us"]
+            if base and r["w"] == "sse" and "ev_p99_us" in r and "ev_p99_us" in base:
+                r["added_ev_p99_us"] = r["ev_p99_us"] - base["ev_p99_us"]
+            groups.setdefault((r["w"], r["mode"], r["target"]), []).append(r)
+        found = {}
+        for at, rs in groups.items():
             calm = [r for r in rs if r.get("foreign", 0) < 0.25]  # samples taken while nothing else ran
-            if len(calm) >= 3:
-                rs = calm
-            d = {"w": w, "mode": m, "target": t, "n": len(rs), "valid": sum(r["ok"] for r in rs), "errors": sum(r["errors"] for r in rs)}
-            for c in COLS[w]:
+            rs = calm if len(calm) >= 3 else rs
+            d = {"n": len(rs), "valid": sum(r["ok"] for r in rs), "errors": sum(r["errors"] for r in rs)}
+            for c in COLUMNS[at[0]]:
                 v = [r[c] for r in rs if c in r]
                 if v:
                     d[c] = {"med": statistics.median(v), "min": min(v), "max": max(v)}
-            summ.append(d)
-            body.append(d)
-        key = COLS[w][0] if w != "rate" else "added_p50_us"
-        body.sort(key=lambda d: (["direct", "forward", "gateway-tls", "gateway"].index(d["mode"]), d.get(key, {"med": 1e18})["med"]))
-        md += [f"### {w} (`{workloads[w][0]}`)", "", "| mode | target | " + " | ".join(COLS[w]) + " | valid |", "|---" * (len(COLS[w]) + 3) + "|"]
-        for d in body:
+            found[at] = d
+        return found
+
+    def per_connection(self, name):
+        """KiB an idle connection, between no connections and the most that were held."""
+        row = self.idle.get(name, {})
+        top = row.get("5000") or row.get("1000")
+        return (top[1] - row["0"][1]) * 1024 / max(1, top[2]) if top else None
+
+    def figures(self):
+        """The rows of the goals: (what, unit, base, goal, {target: figure})."""
+        medians, rows = self.medians(), []
+        for what, w, mode, unit, base, goal in ROWS:
+            column = COLUMNS[w][0]
+            of = {t: d[column]["med"] for (dw, dm, t), d in medians.items()
+                  if (dw, dm) == (w, mode) and t != "direct" and column in d and d["valid"] == d["n"]}
+            if of:
+                rows.append((what, unit, base, goal, of))
+        for mode, what in (("forward", "an idle intercepted connection"), ("gateway-tls", "an idle connection to the gateway")):
+            of = {name.split("/")[0]: self.per_connection(name) for name in self.idle if name.split("/")[1] == mode}
+            of = {t: v for t, v in of.items() if v is not None}
+            if of:
+                rows.append((what, "KiB", "limit", "30 KiB" if mode == "forward" else None, of))
+        return rows
+
+    def table(self):
+        """The table of the goals: ratios to the limit (or to bare), absolute figures in brackets."""
+        rows = self.figures()
+        seen = {t for *_, of in rows for t in of}
+        order = ["limit", "bare", "ours", "ours-quiet", "nginx", "haproxy", "squid", "mitmproxy", "hudsucker"]
+        targets = [t for t in order if t in seen]
+        lines = ["| CPU time, but for delays and memory | " + " | ".join(NAMES.get(t, t) for t in targets) + " | goal |",
+                 "|---" * (len(targets) + 2) + "|"]
+        for what, unit, base, goal, of in rows:
             cells = []
-            for i, c in enumerate(COLS[w]):
-                x = d.get(c)
-                cells.append("–" if not x else fmt(x["med"]) + (f" ({fmt(x['min'])}–{fmt(x['max'])})" if c in (key, "rps", "added_p99_us", "ev_p99_us") else ""))
-            md.append(f"| {d['mode']} | {d['target']} | " + " | ".join(cells) + f" | {d['valid']}/{d['n']}{' err ' + str(d['errors']) if d['errors'] else ''} |")
-        md.append("")
-    if idle:
-        md += ["### memory (MiB, RSS / PSS of the process tree)", "", "| target/mode | idle | 1,000 idle connections | 5,000 | KiB per connection |", "|---|---|---|---|---|"]
-        for k, r in idle.items():
-            c = [f"{r[x][0]:.0f} / {r[x][1]:.0f}" + (f" ({r[x][2]} held)" if len(r[x]) > 2 and r[x][3] else "") if x in r else "–" for x in ("0", "1000", "5000")]
-            top = "5000" if "5000" in r else "1000"
-            per = (r[top][1] - r["0"][1]) * 1024 / max(1, r[top][2]) if top in r else 0
-            md.append(f"| {k} | " + " | ".join(c) + f" | {per:.1f} |")
-        md.append("")
-    out.with_suffix(".md").write_text("\n".join(md) + "\n")
-    out.with_suffix(".json").write_text(json.dumps({"summary": summ, "idle": idle}, indent=1))
+            for t in targets:
+                if t not in of:
+                    cells.append("")
+                elif t == base or base not in of or unit == "KiB":
+                    cells.append(f"{fmt(of[t])} {unit}")
+                else:
+                    ratio = fmt(of[t] / of[base])
+                    cells.append(f"**{ratio}** ({fmt(of[t])} {unit})" if t == "ours" else ratio)
+            lines.append(f"| {what} | " + " | ".join(cells) + f" | {goal or ''} |")
+        m = self.medians()
+        late = m.get(("sse", "forward", "ours"), {}).get("added_ev_p99_us")
+        if late:
+            lines.append("")
+            lines.append(f"A streamed event comes {fmt(late['med'])} us later in the slowest hundredth than without a proxy "
+                         f"(goal: under 1,000 us).")
+        few, many = (m.get(("million", "forward", t), {}).get("cpu_us_per_req") for t in ("ours", "ours-million"))
+        if few and many and self.million:
+            lines.append("")
+            lines.append(f"With 1,000,000 live tokens, 10,000 keys and 10,000 rules an exchange costs {many['med'] / few['med']:.2f} of "
+                         f"one with few ({fmt(many['med'])} and {fmt(few['med'])} us; goal 1.05), and the process has "
+                         f"{self.million['ours-million'][0]:,.0f} MiB (goal 1,024).")
+        return "\n".join(lines)
 
+    def all_figures(self):
+        """Every median with its extremes, and how many samples had the key confirmed by every reply."""
+        medians, md = self.medians(), []
+        for w in self.workloads:
+            body = [(mode, t, d) for (dw, mode, t), d in medians.items() if dw == w]
+            if not body:
+                continue
+            key = COLUMNS[w][0]
+            body.sort(key=lambda r: (MODES.index(r[0]), r[2].get(key, {"med": 1e18})["med"]))
+            md += [f"### {w}", "", "| mode | target | " + " | ".join(COLUMNS[w]) + " | valid |", "|---" * (len(COLUMNS[w]) + 3) + "|"]
+            for mode, t, d in body:
+                cells = [f"{fmt(d[c]['med'])} ({fmt(d[c]['min'])} to {fmt(d[c]['max'])})" if c in d else "" for c in COLUMNS[w]]
+                errors = f", {d['errors']} errors" if d["errors"] else ""
+                md.append(f"| {mode} | {t} | " + " | ".join(cells) + f" | {d['valid']}/{d['n']}{errors} |")
+            md.append("")
+        if self.idle:
+            md += ["### memory (MiB, RSS / PSS of the process tree)", "",
+                   "| target, mode | nothing | 1,000 idle connections | 5,000 | KiB a connection |", "|---|---|---|---|---|"]
+            for name, r in self.idle.items():
+                cells = [f"{r[x][0]:.0f} / {r[x][1]:.0f}" + (f", {r[x][2]} held" if len(r[x]) > 2 and r[x][3] else "") if x in r else "" for x in ("0", "1000", "5000")]
+                per = self.per_connection(name)
+                md.append(f"| {name} | " + " | ".join(cells) + f" | {'' if per is None else fmt(per)} |")
+            md.append("")
+        return "\n".join(md)
 
-def ratios(summary):
-    """Ours against each other target: CPU a request (or an event, or a gigabyte), where both were measured."""
-    lines = ["", "CPU, ours / other, same run (1.00 is equal; less is better)"]
-    of = {(d["w"], d["mode"], d["target"]): d for d in summary}
-    for (w, mode, target), d in of.items():
-        column = COLS[w][0] if w != "rate" else "cpu_us_per_req"
-        if not target.startswith("ours") or column not in d:
-            continue
-        mine = d[column]["med"]
-        cells = []
-        for other in sorted({t for _, _, t in of if not t.startswith("ours") and t != "direct"}):
-            theirs = of.get((w, mode, other), {}).get(column)
-            if theirs and theirs["med"]:
-                cells.append(f"{other} {fmt(theirs['med'])} -> {mine / theirs['med']:.2f}")
-        p50 = f"  p50 {fmt(d['p50_us']['med'])} us" if "p50_us" in d else ""
-        lines.append(f"  {w:8} {mode:12} {target:11} {fmt(mine):>7} {column:17} {'; '.join(cells)}{p50}  valid {d['valid']}/{d['n']}")
-    return "\n".join(lines)
+    def write(self):
+        """Writes OUT.md, OUT.svg and OUT.json."""
+        head = machine()
+        versions = ", ".join(self.versions.values())
+        text = f"{head}. {versions}.\n\n{self.table()}\n\n{self.all_figures()}"
+        self.out.with_suffix(".md").write_text(text)
+        self.out.with_suffix(".svg").write_text(plot.svg([r for r in self.figures() if r[2] in r[4]], NAMES, head))
+        summary = [{"w": w, "mode": m, "target": t, **d} for (w, m, t), d in self.medians().items()]
+        self.out.with_suffix(".json").write_text(json.dumps(
+            {"machine": head, "versions": self.versions, "summary": summary, "idle": self.idle, "million": self.million}, indent=1))
