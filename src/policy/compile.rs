@@ -14,7 +14,7 @@ use super::document::{
     self, AppliesTo, Approve, CredentialsWord, Document, Expect, Match, Mode, RangeWord, Replies, UnknownCoding,
     WithoutTokenWord,
 };
-use super::path::{self, Pattern};
+use super::path::{self, Pattern, Read};
 use crate::model::{Authority, Environment, ExchangeId, HostPattern, KeyId, Name, OrgId, Scheme, SessionId, Slot};
 
 /// What is wrong with a document.
@@ -87,15 +87,12 @@ impl Rule {
     /// Whether the rule matches. A path that can't be normalised (`None`) matches a denial that
     /// names paths and never an allowance that does. Some servers read methods and paths in lower case
     /// as in upper, and a path with a slash at its end as one without; so does a denial.
-    pub fn matches(&self, facts: &Facts<'_>, path: Option<&str>) -> bool {
+    pub fn matches(&self, facts: &Facts<'_>, path: Option<&Read<'_>>) -> bool {
         let Facts { method, scheme, authority, upgrade, .. } = *facts;
         let path_fits = || match path {
             _ if self.paths.is_empty() => true,
-            Some(path) if self.deny => {
-                let path = path::folded(path);
-                self.paths.iter().any(|p| p.matches(&path))
-            }
-            Some(path) => self.paths.iter().any(|p| p.matches(path)),
+            Some(path) if self.deny => self.paths.iter().any(|p| p.matches(&path.folded)),
+            Some(path) => self.paths.iter().any(|p| p.matches(path.normal)),
             None => self.deny,
         };
         let method_fits = |named: &Method| match self.deny {

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::compile::{Policy, PolicySet, Rule, WEBSOCKET};
 use super::document::WithoutTokenWord;
-use super::path::{self, PathError};
+use super::path::{self, PathError, Read};
 use crate::model::{Authority, Environment, ExchangeId, KeyId, Name, OrgId, Scheme, SessionId, Slot};
 
 /// Everything that a decision may look at.
@@ -186,13 +186,14 @@ impl PolicySet {
     #[must_use]
     pub fn decide(&self, facts: &Facts<'_>) -> Decision {
         let path = normal(facts.path);
+        let read = path.as_deref().ok().map(Read::of);
         let mut allowed: Option<(&Policy, &Rule)> = None;
         let (mut any, mut names_paths) = (false, false);
         for policy in self.applying(facts.key_name, facts.environment, facts.tool, facts.project) {
             any = true;
             for rule in policy.rules.iter().filter(|r| !r.report) {
                 names_paths |= rule.names_paths();
-                if !rule.matches(facts, path.as_deref().ok()) {
+                if !rule.matches(facts, read.as_ref()) {
                     continue;
                 }
                 if rule.deny {
@@ -261,11 +262,12 @@ impl PolicySet {
     #[must_use]
     pub fn explain(&self, facts: &Facts<'_>) -> Explanation {
         let path = normal(facts.path);
+        let read = path.as_deref().ok().map(Read::of);
         let mut rules = Vec::new();
         for policy in self.applying(facts.key_name, facts.environment, facts.tool, facts.project) {
             for rule in &policy.rules {
                 let verb = if rule.deny { "denies" } else { "allows" };
-                let says = match rule.matches(facts, path.as_deref().ok()) {
+                let says = match rule.matches(facts, read.as_ref()) {
                     true if rule.report => format!("{verb} it, in report mode only"),
                     true => format!("{verb} it"),
                     false => "doesn't match".to_owned(),

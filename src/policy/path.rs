@@ -90,6 +90,22 @@ pub fn folded(path: &str) -> Cow<'_, str> {
     }
 }
 
+/// A normal path, as it is and as those servers read it that [`folded`] is about.
+pub struct Read<'a> {
+    /// As it is.
+    pub normal: &'a str,
+    /// Folded.
+    pub folded: Cow<'a, str>,
+}
+
+impl<'a> Read<'a> {
+    /// Both of this normal path.
+    #[must_use]
+    pub fn of(normal: &'a str) -> Self {
+        Self { normal, folded: folded(normal) }
+    }
+}
+
 /// A path pattern: `*` is any text within a segment, `**` is zero or more whole segments.
 #[derive(Debug, Clone)]
 pub struct Pattern(Vec<Part>);
@@ -125,36 +141,39 @@ impl Pattern {
     /// Whether the normal path fits.
     #[must_use]
     pub fn matches(&self, path: &str) -> bool {
-        let Some(rest) = path.strip_prefix('/') else { return false };
-        let segments: Vec<&str> = rest.split('/').collect();
-        fits(&self.0, &segments)
+        path.strip_prefix('/').is_some_and(|rest| fits(&self.0, rest))
     }
 }
 
 /// Glob over segments in linear space: remembers the last `**` and goes on from there.
-fn fits(parts: &[Part], segments: &[&str]) -> bool {
-    let (mut p, mut s, mut retry) = (0, 0, None);
-    while s < segments.len() {
-        match parts.get(p) {
-            Some(Part::Any) => {
-                retry = Some((p, s));
-                p += 1;
+fn fits(mut parts: &[Part], path: &str) -> bool {
+    // What is left of the path, and from where a `**` that came by takes one segment more.
+    let (mut left, mut retry) = (Some(path), None);
+    while let Some(rest) = left {
+        let (segment, next) = first(rest);
+        match parts {
+            [Part::Any, after @ ..] => {
+                retry = Some((after, rest));
+                parts = after;
             }
-            Some(Part::Segment(pieces)) if segment_fits(pieces, segments[s]) => {
-                p += 1;
-                s += 1;
+            [Part::Segment(pieces), after @ ..] if segment_fits(pieces, segment) => {
+                left = next;
+                parts = after;
             }
-            _ => match retry {
-                Some((any, from)) => {
-                    p = any + 1;
-                    s = from + 1;
-                    retry = Some((any, s));
-                }
-                None => return false,
-            },
+            _ => {
+                let Some((after, from)) = retry else { return false };
+                left = first(from).1;
+                parts = after;
+                retry = left.map(|from| (after, from));
+            }
         }
     }
-    parts[p..].iter().all(|part| matches!(part, Part::Any))
+    parts.iter().all(|part| matches!(part, Part::Any))
+}
+
+/// The first segment, and what is behind its slash.
+fn first(path: &str) -> (&str, Option<&str>) {
+    path.split_once('/').map_or((path, None), |(segment, rest)| (segment, Some(rest)))
 }
 
 fn segment_fits(pieces: &[String], segment: &str) -> bool {
@@ -185,6 +204,10 @@ mod tests {
             ("/v1/refunds/**", "/v1/refundsx", false),
             ("/**", "/", true),
             ("/**/git-upload-pack", "/a/b.git/git-upload-pack", true),
+            ("/**/a/**/b", "/a/x/a/y/b", true),
+            ("/**/a/**/b", "/a/x/a/y/b/c", false),
+            ("/**/a", "/a/b", false),
+            ("/a/**", "/", false),
             ("/repos/*/issues", "/repos/a/issues", true),
             ("/repos/*/issues", "/repos/a/b/issues", false),
             ("/files/*.txt", "/files/a.txt", true),
