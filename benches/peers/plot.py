@@ -4,7 +4,7 @@ from html import escape
 
 COLOURS = {"ours": "#c0392b", "bare": "#7f8c8d", "nginx": "#1e8449", "haproxy": "#2471a3", "squid": "#8e44ad",
            "mitmproxy": "#b9770e", "hudsucker": "#117a65", "limit": "#2c3e50"}
-LEFT, RIGHT, TOP, ROW = 330, 30, 92, 26
+LEFT, RIGHT, TOP, ROW = 370, 30, 92, 26
 WIDTH = 980
 
 
@@ -32,7 +32,7 @@ def svg(rows, names, head):
                    f'<text x="{at + 15}" y="66">{escape(names.get(t, t))}</text>')
         at += 40 + 7 * len(names.get(t, t))
     out.append(f'<path d="M{at + 5} 55v14" stroke="#c0392b" stroke-width="2"/><text x="{at + 12}" y="66">goal for sallyport</text>')
-    for tick in (0.5, 0.8, 1, 1.25, 1.5, 2, 3, 5, 10, 20, 50, 100, 200, 500):
+    for tick in (0.5, 0.8, 1, 1.5, 2, 3, 5, 10, 20, 50, 100, 200, 500):
         if low <= tick <= high:
             out.append(f'<path d="M{x(tick):.1f} {TOP - 8}V{bottom}" stroke="{"#888" if tick == 1 else "#e5e5e5"}"/>'
                        f'<text x="{x(tick):.1f}" y="{bottom + 18}" text-anchor="middle" fill="#555">{tick:g}</text>')

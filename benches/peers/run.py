@@ -34,11 +34,12 @@ WORKLOADS = {
 DIRECT = ("rate", "sse")
 
 
-def bring(wanted):
+def bring(wanted, build=True):
     """Builds and installs; gives the targets that can be had, and their versions."""
     os.makedirs(D, exist_ok=True)
     with Lock():
-        install.ours()
+        if build:
+            install.ours()
         had, versions = [], {}
         for name in wanted:
             try:
@@ -131,13 +132,11 @@ def main():
     ap.add_argument("--modes", default="")
     ap.add_argument("--no-idle", action="store_true", help="no memory of idle connections")
     ap.add_argument("--no-million", action="store_true", help="not with a million tokens")
-    ap.add_argument("--no-build", action="store_true", help="what is built and installed already, as it is")
+    ap.add_argument("--no-build", action="store_true", help="our programs as they were built last")
     ap.add_argument("--out", default="latest")
     ap.add_argument("--append", action="store_true", help="add to the samples of an earlier run with the same --out")
     a = ap.parse_args()
-    if a.no_build:
-        install.ours = lambda: None
-    names, versions = bring(a.targets)
+    names, versions = bring(a.targets, not a.no_build)
     subprocess.run([str(install.BENCH / "ca.sh"), D], check=True, capture_output=True)
     out = install.BENCH / "results" / a.out
     samples = report.Samples(out, a.append, list(WORKLOADS), versions)
