@@ -150,22 +150,19 @@ fn fits(mut parts: &[Part], path: &str) -> bool {
     // What is left of the path, and from where a `**` that came by takes one segment more.
     let (mut left, mut retry) = (Some(path), None);
     while let Some(rest) = left {
-        let (segment, next) = first(rest);
-        match parts {
-            [Part::Any, after @ ..] => {
-                retry = Some((after, rest));
-                parts = after;
-            }
-            [Part::Segment(pieces), after @ ..] if segment_fits(pieces, segment) => {
-                left = next;
-                parts = after;
-            }
-            _ => {
-                let Some((after, from)) = retry else { return false };
-                left = first(from).1;
-                parts = after;
-                retry = left.map(|from| (after, from));
-            }
+        if let [Part::Any, after @ ..] = parts {
+            retry = Some((after, rest));
+            parts = after;
+        } else if let [Part::Segment(pieces), after @ ..] = parts
+            && let Some(next) = behind(pieces, rest)
+        {
+            left = next;
+            parts = after;
+        } else {
+            let Some((after, from)) = retry else { return false };
+            left = first(from).1;
+            parts = after;
+            retry = left.map(|from| (after, from));
         }
     }
     parts.iter().all(|part| matches!(part, Part::Any))
@@ -176,8 +173,21 @@ fn first(path: &str) -> (&str, Option<&str>) {
     path.split_once('/').map_or((path, None), |(segment, rest)| (segment, Some(rest)))
 }
 
+/// What is behind the path's first segment, if the segment fits.
+fn behind<'a>(pieces: &[String], path: &'a str) -> Option<Option<&'a str>> {
+    let [whole] = pieces else {
+        let (segment, rest) = first(path);
+        return segment_fits(pieces, segment).then_some(rest);
+    };
+    let rest = path.strip_prefix(whole.as_str())?;
+    match rest.strip_prefix('/') {
+        None => rest.is_empty().then_some(None),
+        rest => Some(rest),
+    }
+}
+
 fn segment_fits(pieces: &[String], segment: &str) -> bool {
-    let [first, middle @ .., last] = pieces else { return pieces.first().is_some_and(|p| p == segment) };
+    let [first, middle @ .., last] = pieces else { return false };
     let Some(rest) = segment.strip_prefix(first.as_str()) else { return false };
     let Some(mut rest) = rest.strip_suffix(last.as_str()) else { return false };
     for piece in middle {
