@@ -10,9 +10,8 @@ use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 
 use super::Error;
 use super::journal::{AuditKeys, Receipt, Settings};
-use super::layout::{
-    Digest, Found, Head, LinkKey, MAX_CHAINS, Register, Tail, chains, genesis, open_options, segment_path, signed_bytes,
-};
+use super::layout::{Found, Head, MAX_CHAINS, Register, Tail, chains, open_options, segment_path};
+use super::link::{Digest, LinkKey, genesis, signed_bytes};
 use super::record::{Intent, Line, Outcome, RecordKind};
 use super::rest::{Ends, Uses};
 use super::waiting::{Made, Waiting};
@@ -69,13 +68,14 @@ impl Segment {
         Ok(Self { file, path, number, len: 0, digest: Digest::default(), ragged: false })
     }
 
-    /// Appends with one call, or leaves the segment as it was.
-    fn append(&mut self, bytes: &[u8], sync: bool) -> Result<(), Error> {
+    /// Appends what waits with one call, or leaves the segment as it was.
+    fn append(&mut self, waiting: &Waiting, sync: bool) -> Result<(), Error> {
+        let bytes = waiting.bytes();
         let written = self.try_append(bytes, sync);
         match written {
             Ok(()) => {
                 self.len += bytes.len() as u64;
-                self.digest.take(bytes);
+                self.digest.take(waiting.folded());
                 Ok(())
             }
             Err(why) => {
@@ -202,7 +202,7 @@ impl Chain {
         if self.waiting.bytes().is_empty() {
             return Ok(());
         }
-        let written = self.segment.append(self.waiting.bytes(), self.settings.sync);
+        let written = self.segment.append(&self.waiting, self.settings.sync);
         self.failed = written.is_err();
         if written.is_ok() {
             for (all, made) in self.written.iter_mut().zip(self.waiting.written()) {

@@ -197,10 +197,10 @@ pub struct Asker {
 impl Asker {
     fn put(&self, line: &mut Line<'_>) {
         if let Some(session) = &self.session {
-            line.id("session", session.as_bytes());
+            line.id("session", &session.digits());
         }
         if let Some(token) = &self.token {
-            line.id("token", token.as_bytes());
+            line.id("token", &token.digits());
         }
         if let Some(key) = &self.key {
             line.text("key", key.as_str());
@@ -241,7 +241,7 @@ impl Writer {
         asker: &Asker,
     ) {
         self.0.borrow_mut().hold(RecordKind::Denied, |line| {
-            line.id("exchange", exchange.as_bytes());
+            line.id("exchange", &exchange.digits());
             line.text("code", code);
             line.text("detail", detail);
             if let Some(authority) = authority {
@@ -258,7 +258,7 @@ impl Writer {
     pub fn security(&self, exchange: ExchangeId, event: &str, authority: Option<&str>, detail: &str, asker: &Asker) {
         self.0.borrow_mut().hold(RecordKind::Security, |line| {
             line.deed("agent", event, authority.unwrap_or_default(), detail);
-            line.id("exchange", exchange.as_bytes());
+            line.id("exchange", &exchange.digits());
             asker.put(line);
         });
     }

@@ -1,4 +1,4 @@
-//! What lies where in the directory of chains, and the bytes that hold it together.
+//! What lies where in the directory of chains.
 //!
 //! `register` lists the chains that were ever begun, so that a chain that is removed is missed.
 //! `<slot>/head` says how far a chain had come, so that one that ends earlier is found cut.
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock};
 
 use super::Error;
-use crate::model::Secret;
+use super::link::{Digest, Parts, keyed, mac_of};
 
 /// The longest record, in bytes, its line break among them.
 pub(super) const MAX_LINE: usize = 64 * 1024;
@@ -110,99 +110,6 @@ pub(super) fn segments(dir: &Path) -> Result<Vec<(u64, PathBuf)>, Error> {
     Ok(all)
 }
 
-/// What stands in place of the MAC before a chain's first record: it differs from chain to chain,
-/// so that the records of one don't fit into another.
-pub(super) fn genesis(key: &[u8; 32], slot: u32) -> [u8; 32] {
-    keyed(key, &[b"chain", &slot.to_be_bytes()])
-}
-
-/// What the MACs of a chain's records are keyed by.
-///
-/// A line has two parts: from its kind on is its rest, before it what is its own. The rest gives the
-/// key for the MAC over the MAC before it and the record's own part. The parts lie side by side, so
-/// a line that is split elsewhere has another rest, and so another key.
-pub(super) struct LinkKey(Secret<[u8; 32]>);
-
-impl LinkKey {
-    pub fn of(key: &[u8; 32]) -> Self {
-        Self(Secret::new(keyed(key, &[b"rest"])))
-    }
-
-    /// The key of the MACs of the records that have this rest.
-    pub fn over(&self, rest: &[u8]) -> Secret<[u8; 32]> {
-        Secret::new(*blake3::keyed_hash(self.0.expose(), rest).as_bytes())
-    }
-}
-
-/// The MAC of a record under the key of its rest. `room` is only to spare an allocation.
-pub(super) fn link(key: &[u8; 32], previous: &[u8; 32], own: &[u8], room: &mut Vec<u8>) -> [u8; 32] {
-    room.clear();
-    room.extend_from_slice(previous);
-    room.extend_from_slice(own);
-    *blake3::keyed_hash(key, room).as_bytes()
-}
-
-fn keyed(key: &[u8; 32], parts: &[&[u8]]) -> [u8; 32] {
-    let mut hasher = blake3::Hasher::new_keyed(key);
-    for part in parts {
-        hasher.update(part);
-    }
-    *hasher.finalize().as_bytes()
-}
-
-/// What a signature is over: the chain, and the record up to its signature.
-pub(super) fn signed_bytes(slot: u32, line: &[u8]) -> Vec<u8> {
-    [b"sallyport audit ".as_slice(), slot_name(slot).as_bytes(), b" ", line].concat()
-}
-
-/// How the rest of a line begins.
-const KIND: &[u8] = b",\"kind\":\"";
-
-/// A record's line without its line break, taken apart.
-#[derive(Clone, Copy)]
-pub(super) struct Parts<'a> {
-    pub seq: u64,
-    /// What only this record says.
-    pub own: &'a [u8],
-    /// From its kind on, without the MAC.
-    pub rest: &'a [u8],
-    pub mac: [u8; 32],
-}
-
-impl<'a> Parts<'a> {
-    /// Takes a line apart. There is one way to write a record: a line that has anything behind its
-    /// MAC, which the MAC wouldn't cover, is none.
-    pub fn of(line: &'a [u8]) -> Option<Self> {
-        const CLOSE: usize = 64 + 2;
-        let number = line.strip_prefix(b"{\"seq\":")?;
-        let digits = &number[..memchr::memchr(b',', number)?];
-        if digits.first() == Some(&b'0') || !digits.iter().all(u8::is_ascii_digit) {
-            return None;
-        }
-        // The numbers near the end are left out, so that counting on from one can't overflow.
-        let seq = std::str::from_utf8(digits).ok()?.parse().ok().filter(|seq| *seq < u64::MAX >> 1)?;
-        let (body, hex) = line.strip_suffix(b"\"}")?.split_at_checked(line.len().checked_sub(CLOSE)?)?;
-        let body = body.strip_suffix(b",\"mac\":\"")?;
-        let mac = mac_of(std::str::from_utf8(hex).ok()?)?;
-        // No text holds these bytes: a quotation mark in one is escaped.
-        let (own, rest) = body.split_at_checked(memchr::memmem::find(body, KIND)?)?;
-        Some(Self { seq, own, rest, mac })
-    }
-
-    /// The record's kind.
-    pub fn kind(&self) -> &'a [u8] {
-        let kind = self.rest.strip_prefix(KIND).unwrap_or_default();
-        memchr::memchr(b'"', kind).map_or(&[], |end| &kind[..end])
-    }
-}
-
-/// 32 bytes of lower-case hex.
-pub(super) fn mac_of(hex: &str) -> Option<[u8; 32]> {
-    let mut mac = [0; 32];
-    hex::decode_to_slice(hex, &mut mac).ok()?;
-    (!hex.bytes().any(|b| b.is_ascii_uppercase())).then_some(mac)
-}
-
 /// How far a chain had come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Head {
@@ -283,31 +190,6 @@ impl Register {
     }
 }
 
-/// The hash of a segment's bytes, which signed records hold so that the public key alone shows a
-/// change. Small pieces are gathered: BLAKE3 hashes long runs several times faster.
-#[derive(Default)]
-pub(super) struct Digest {
-    hasher: blake3::Hasher,
-    waiting: Vec<u8>,
-}
-
-impl Digest {
-    const RUN: usize = 64 * 1024;
-
-    pub fn take(&mut self, bytes: &[u8]) {
-        self.waiting.extend_from_slice(bytes);
-        if self.waiting.len() >= Self::RUN {
-            self.value();
-        }
-    }
-
-    pub fn value(&mut self) -> [u8; 32] {
-        self.hasher.update(&self.waiting);
-        self.waiting.clear();
-        *self.hasher.finalize().as_bytes()
-    }
-}
-
 /// Where a chain ends.
 pub(super) struct Tail {
     /// The number of the last segment.
@@ -334,7 +216,7 @@ impl Tail {
             let mut text = Vec::new();
             File::open(path).and_then(|mut f| f.read_to_end(&mut text)).map_err(|e| Error::io(path, e))?;
             if !text.is_empty() && !std::mem::replace(&mut digested, true) {
-                tail.digest = *blake3::hash(&text).as_bytes();
+                tail.digest = Digest::of(&text);
             }
             let whole = memchr::memrchr(b'\n', &text).map_or(0, |at| at + 1);
             tail.torn += (text.len() - whole) as u64;

@@ -15,6 +15,7 @@
 mod chain;
 mod journal;
 mod layout;
+mod link;
 mod query;
 mod record;
 mod rest;

@@ -11,13 +11,14 @@ use std::hash::{BuildHasher as _, Hasher as _};
 use foldhash::fast::RandomState;
 use http::Method;
 
-use super::layout::LinkKey;
+use super::link::{LinkKey, rest_hash};
 use super::record::{Intent, Line, OutcomeWord, RecordKind};
 use crate::model::{Authority, KeyId, Name, OrgId, Scheme, Secret, SessionId, Slot, TokenId};
 
-/// The rest of a line, and the key of the MACs over what stands before it.
+/// The rest of a line, its hash, and the key of the MACs over what stands before it.
 pub(super) struct Rest {
     pub text: Box<[u8]>,
+    pub hash: [u8; 32],
     pub key: Secret<[u8; 32]>,
 }
 
@@ -27,7 +28,7 @@ impl Rest {
         let mut line = Line::piece(&mut text);
         line.kind(kind);
         fill(&mut line);
-        Self { key: key.over(&text), text: text.into() }
+        Self { hash: rest_hash(&text), key: key.over(&text), text: text.into() }
     }
 }
 
@@ -152,13 +153,13 @@ impl Facts {
     }
 
     fn write(&self, line: &mut Line<'_>) {
-        line.id("session", self.session.as_bytes());
+        line.id("session", &self.session.digits());
         if let Some(token) = self.token {
-            line.id("token", token.as_bytes());
+            line.id("token", &token.digits());
         }
-        line.id("org", self.org.as_bytes());
+        line.id("org", &self.org.digits());
         line.word("project", self.project.as_str());
-        line.id("keyId", self.key.as_bytes());
+        line.id("keyId", &self.key.digits());
         line.word("key", self.key_name.as_str());
         line.number("version", self.version.into());
         if let Some(tool) = &self.tool {

@@ -9,9 +9,8 @@ use serde_json::Value;
 
 use super::Error;
 use super::journal::AuditKeys;
-use super::layout::{
-    Digest, Found, Head, LinkKey, Parts, Register, chains, genesis, link, mac_of, segments, signed_bytes, slot_name,
-};
+use super::layout::{Found, Head, Register, chains, segments, slot_name};
+use super::link::{Digest, LinkKey, Parts, genesis, link, mac_of, signed_bytes};
 
 /// What a check of all chains found.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -161,22 +160,12 @@ struct At {
     torn: u64,
     /// The digest of the last segment that isn't empty.
     before: [u8; 32],
-    /// Over this segment, as far as it was hashed.
-    hasher: blake3::Hasher,
-    hashed: usize,
+    /// Over the lines of this segment that were checked.
+    digest: Digest,
     unsigned: u64,
     key: Option<LinkKey>,
     /// What a MAC is made over.
     room: Vec<u8>,
-}
-
-impl At {
-    /// The digest of what a segment holds, which begins with what was hashed of it already.
-    fn digest(&mut self, text: &[u8]) -> [u8; 32] {
-        self.hasher.update(&text[self.hashed..]);
-        self.hashed = text.len();
-        *self.hasher.finalize().as_bytes()
-    }
 }
 
 impl Walk<'_> {
@@ -194,8 +183,7 @@ impl Walk<'_> {
             seq: 0,
             torn: 0,
             before: Digest::default().value(),
-            hasher: blake3::Hasher::new(),
-            hashed: 0,
+            digest: Digest::default(),
             unsigned: 0,
             key: key.map(LinkKey::of),
             room: Vec::new(),
@@ -209,7 +197,7 @@ impl Walk<'_> {
             let mut from = 0;
             for (number, end) in (1..).zip(memchr::memchr_iter(b'\n', &text)) {
                 let line = &text[from..end];
-                if let Err((seq, why)) = self.record(line, &text[..from], path, number, &mut at) {
+                if let Err((seq, why)) = self.record(line, path, number, &mut at) {
                     return Ok(Err(Trouble { file: path.clone(), line: number, seq, why }));
                 }
                 from = end + 1;
@@ -217,10 +205,11 @@ impl Walk<'_> {
             }
             // What a crash tore is accepted only if the next start record owns up to it.
             at.torn += (text.len() - from) as u64;
+            at.digest.torn(&text[from..]);
+            let digest = std::mem::take(&mut at.digest).value();
             if !text.is_empty() {
-                at.before = at.digest(&text);
+                at.before = digest;
             }
-            (at.hasher, at.hashed) = (blake3::Hasher::new(), 0);
         }
         self.report.unsigned += at.unsigned;
         match head {
@@ -236,15 +225,8 @@ impl Walk<'_> {
         }
     }
 
-    /// Checks a record; `before` is what its segment holds before it.
-    fn record(
-        &mut self,
-        line: &[u8],
-        before: &[u8],
-        path: &Path,
-        number: u64,
-        at: &mut At,
-    ) -> Result<(), (u64, &'static str)> {
+    /// Checks a record, the line of this number in its segment.
+    fn record(&mut self, line: &[u8], path: &Path, number: u64, at: &mut At) -> Result<(), (u64, &'static str)> {
         let Some(parts) = Parts::of(line) else { return Err((at.seq + 1, "the record can't be read")) };
         if parts.seq != at.seq + 1 {
             return Err((at.seq + 1, "the record's number is not the next: one is missing, moved or repeated"));
@@ -256,7 +238,7 @@ impl Walk<'_> {
         }
         let kind = parts.kind();
         if matches!(kind, b"start" | b"stop" | b"checkpoint") {
-            let digest = if before.is_empty() { at.before } else { at.digest(before) };
+            let digest = if number == 1 { at.before } else { at.digest.value() };
             let signed = self.signature(line, &parts, at).map_err(|why| (parts.seq, why))?;
             if kind == b"start" {
                 if signed["lost"].as_u64().is_some() {
@@ -283,6 +265,7 @@ impl Walk<'_> {
         if at.torn > 0 {
             return Err((parts.seq, "bytes before this record are torn and no start says so"));
         }
+        at.digest.line(line, Some(&parts));
         (at.seq, at.mac) = (parts.seq, Some(parts.mac));
         self.report.records += 1;
         Ok(())

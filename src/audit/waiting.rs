@@ -1,6 +1,9 @@
 //! The records of a chain that wait for its next append, each linked to the one before it.
 
-use super::layout::{Head, LinkKey, link};
+use std::ops::Range;
+
+use super::layout::Head;
+use super::link::{Digest, LinkKey, link, rest_hash};
 use super::record::{Line, RecordKind, push_mac};
 use super::rest::Rest;
 use crate::model::Timestamp;
@@ -12,6 +15,8 @@ pub(super) struct Waiting {
     key: LinkKey,
     /// Whole lines with their MACs.
     bytes: Vec<u8>,
+    /// What the digest of their segment takes of them.
+    folded: Vec<u8>,
     /// What a MAC is made over.
     room: Vec<u8>,
     mark: Mark,
@@ -21,6 +26,7 @@ pub(super) struct Waiting {
 #[derive(Clone, Copy)]
 pub(super) struct Mark {
     bytes: usize,
+    folded: usize,
     head: Head,
     made: Made,
     since_checkpoint: u64,
@@ -29,8 +35,14 @@ pub(super) struct Mark {
 impl Waiting {
     /// Nothing waits behind the head of the chain.
     pub fn behind(head: Head, key: LinkKey) -> Self {
-        let mark = Mark { bytes: 0, head, made: Made::default(), since_checkpoint: 0 };
-        Self { key, bytes: Vec::with_capacity(4096), room: Vec::with_capacity(512), mark }
+        let mark = Mark { bytes: 0, folded: 0, head, made: Made::default(), since_checkpoint: 0 };
+        Self {
+            key,
+            bytes: Vec::with_capacity(4096),
+            folded: Vec::with_capacity(2048),
+            room: Vec::with_capacity(512),
+            mark,
+        }
     }
 
     /// Adds a record. What `fill` writes comes behind its kind.
@@ -40,8 +52,9 @@ impl Waiting {
         let own = line.len();
         line.kind(kind);
         fill(&mut line);
-        let key = self.key.over(&self.bytes[from + own..]);
-        self.close(kind, from..from + own, key.expose());
+        let rest = &self.bytes[from + own..];
+        let (hash, key) = (rest_hash(rest), self.key.over(rest));
+        self.close(kind, from..from + own, &hash, key.expose());
     }
 
     /// Adds a record with a rest that was kept. What `own` writes comes before its kind.
@@ -51,18 +64,20 @@ impl Waiting {
         own(&mut line);
         let own = self.bytes.len();
         self.bytes.extend_from_slice(&rest.text);
-        self.close(kind, from..own, rest.key.expose());
+        self.close(kind, from..own, &rest.hash, rest.key.expose());
     }
 
     /// Links the record to the one before.
-    fn close(&mut self, kind: RecordKind, own: std::ops::Range<usize>, key: &[u8; 32]) {
+    fn close(&mut self, kind: RecordKind, own: Range<usize>, rest: &[u8; 32], key: &[u8; 32]) {
         let head = &mut self.mark.head;
-        head.mac = link(key, &head.mac, &self.bytes[own], &mut self.room);
+        let own = &self.bytes[own];
+        head.mac = link(key, &head.mac, own, &mut self.room);
+        Digest::fold(&mut self.folded, own, rest, &head.mac);
         head.seq += 1;
         push_mac(&mut self.bytes, &head.mac);
         self.mark.made[kind as usize] += 1;
         self.mark.since_checkpoint += 1;
-        self.mark.bytes = self.bytes.len();
+        (self.mark.bytes, self.mark.folded) = (self.bytes.len(), self.folded.len());
     }
 
     /// What the rests of records are keyed by.
@@ -73,6 +88,11 @@ impl Waiting {
     /// The lines that wait.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
+    }
+
+    /// What the digest of their segment takes of them.
+    pub fn folded(&self) -> &[u8] {
+        &self.folded
     }
 
     /// The last record.
@@ -97,13 +117,15 @@ impl Waiting {
     /// Takes back what came since.
     pub fn back_to(&mut self, mark: Mark) {
         self.bytes.truncate(mark.bytes);
+        self.folded.truncate(mark.folded);
         self.mark = mark;
     }
 
     /// What waited is written. Returns how many records of each kind that were.
     pub fn written(&mut self) -> Made {
         self.bytes.clear();
-        self.mark.bytes = 0;
+        self.folded.clear();
+        (self.mark.bytes, self.mark.folded) = (0, 0);
         std::mem::take(&mut self.mark.made)
     }
 }

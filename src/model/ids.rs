@@ -40,6 +40,12 @@ macro_rules! ids {
                 self.0.as_hyphenated().encode_lower(room)
             }
 
+            /// The same as bytes, for records and lines that are built as such.
+            #[must_use]
+            pub fn digits(&self) -> [u8; 36] {
+                digits(self.as_bytes())
+            }
+
             /// The identifier with these sixteen bytes.
             #[must_use]
             pub const fn from_bytes(bytes: [u8; 16]) -> Self {
@@ -95,4 +101,38 @@ ids! {
 impl OrgId {
     /// The organisation that a store begins with.
     pub const DEFAULT: Self = Self(Uuid::from_u128(1));
+}
+
+/// Each byte's two digits in lower-case hex.
+pub static HEX_PAIRS: [[u8; 2]; 256] = {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut pairs = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        pairs[byte] = [DIGITS[byte >> 4], DIGITS[byte & 15]];
+        byte += 1;
+    }
+    pairs
+};
+
+/// The hyphenated form of RFC 9562 section 4.
+fn digits(id: &[u8; 16]) -> [u8; 36] {
+    /// Where each byte's two digits stand.
+    const AT: [usize; 16] = [0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34];
+    let mut digits = [b'-'; 36];
+    for (at, byte) in AT.iter().zip(id) {
+        digits[*at..at + 2].copy_from_slice(&HEX_PAIRS[usize::from(*byte)]);
+    }
+    digits
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digits_of_an_identifier_read_like_its_display() {
+        let id = SessionId::generate();
+        assert_eq!(id.digits().as_slice(), id.to_string().as_bytes());
+    }
 }

@@ -27,7 +27,8 @@ pub use destination::{Cleartext, Destination};
 pub use endpoint::{EndpointError, TokenEndpoint};
 pub use host_pattern::{HostPattern, HostPatternError};
 pub use ids::{
-    ExchangeId, GrantId, IdError, KeyId, OrgId, PrincipalId, ProjectId, RequestId, SessionId, TokenId, ToolId,
+    ExchangeId, GrantId, HEX_PAIRS, IdError, KeyId, OrgId, PrincipalId, ProjectId, RequestId, SessionId, TokenId,
+    ToolId,
 };
 pub use kind::{KeyKind, KeyKindError};
 pub use name::{Environment, Name, NameError};

@@ -83,38 +83,53 @@ impl Exchange<'_> {
         });
     }
 
-    /// Everything but the time and the line break.
+    /// Everything but the time and the line break. Names and quotation marks come in pieces as long
+    /// as can be.
     fn push(&self, line: &mut Vec<u8>, level: Level) {
-        let mut room = [0; 36];
-        let name = level.as_str();
-        line.resize(line.len() + 5usize.saturating_sub(name.len()), b' ');
-        line.extend_from_slice(name.as_bytes());
-        line.extend_from_slice(b" exchange");
-        fields::push_word(line, "request.id", self.id.text(&mut room));
-        fields::push_word(line, "mode", self.mode);
+        line.extend_from_slice(match level {
+            Level::ERROR => b"ERROR exchange request.id=\"",
+            Level::WARN => b" WARN exchange request.id=\"",
+            _ => b" INFO exchange request.id=\"",
+        });
+        line.extend_from_slice(&self.id.digits());
+        line.extend_from_slice(b"\" mode=\"");
+        line.extend_from_slice(self.mode.as_bytes());
         if let Some(session) = self.session {
-            fields::push_word(line, "session.id", session.text(&mut room));
+            line.extend_from_slice(b"\" session.id=\"");
+            line.extend_from_slice(&session.digits());
         }
-        fields::push_word(line, "http.method", self.method);
+        line.extend_from_slice(b"\" http.method=\"");
+        line.extend_from_slice(self.method.as_bytes());
+        line.push(b'"');
         if let Some(authority) = self.authority {
-            fields::push_name(line, "upstream.authority");
+            line.extend_from_slice(b" upstream.authority=");
             authority.push(line);
         }
-        fields::push_number(line, "http.status", self.status.into());
+        line.extend_from_slice(b" http.status=");
+        fields::push_number(line, self.status.into());
         if let Some(rule) = self.rule {
-            fields::push_text(line, "policy.rule", rule);
+            line.extend_from_slice(b" policy.rule=");
+            fields::push_text(line, rule);
         }
         if let Some(tokens) = self.inert_tokens {
-            fields::push_number(line, "inert_tokens", tokens.into());
+            line.extend_from_slice(b" inert_tokens=");
+            fields::push_number(line, tokens.into());
         }
         if let Some(code) = self.code {
-            fields::push_word(line, "error.code", code);
+            line.extend_from_slice(b" error.code=\"");
+            line.extend_from_slice(code.as_bytes());
+            line.push(b'"');
         }
-        fields::push_number(line, "bytes_in", self.bytes_in);
-        fields::push_number(line, "bytes_out", self.bytes_out);
-        fields::push_number(line, "duration_ms", self.duration_ms);
+        line.extend_from_slice(b" bytes_in=");
+        fields::push_number(line, self.bytes_in);
+        line.extend_from_slice(b" bytes_out=");
+        fields::push_number(line, self.bytes_out);
+        line.extend_from_slice(b" duration_ms=");
+        fields::push_number(line, self.duration_ms);
         if let Some(client) = self.client {
-            fields::push_word(line, "client", client);
+            line.extend_from_slice(b" client=\"");
+            line.extend_from_slice(client.as_bytes());
+            line.push(b'"');
         }
     }
 

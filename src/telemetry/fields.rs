@@ -73,33 +73,19 @@ impl Visit for Visitor<'_> {
     }
 }
 
-/// Begins a field of a line that is written without tracing.
-pub(super) fn push_name(line: &mut Vec<u8>, name: &str) {
-    line.push(b' ');
-    line.extend_from_slice(name.as_bytes());
-    line.push(b'=');
-}
-
 /// A number, as [`Fields`] writes it.
-pub(super) fn push_number(line: &mut Vec<u8>, name: &str, value: u64) {
-    push_name(line, name);
+pub(super) fn push_number(line: &mut Vec<u8>, value: u64) {
     line.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
 }
 
-/// A text that has nothing to escape, as [`Fields`] writes it.
-pub(super) fn push_word(line: &mut Vec<u8>, name: &str, value: &str) {
-    push_name(line, name);
-    line.push(b'"');
-    line.extend_from_slice(value.as_bytes());
-    line.push(b'"');
-}
-
 /// A text, as [`Fields`] writes it.
-pub(super) fn push_text(line: &mut Vec<u8>, name: &str, value: &str) {
-    if value.bytes().all(|b| plain(b) && b != b'"' && b != b'\\') {
-        push_word(line, name, value);
+pub(super) fn push_text(line: &mut Vec<u8>, value: &str) {
+    // Every byte is looked at, because many are looked at at once.
+    if value.bytes().fold(true, |all, b| all & plain(b) & (b != b'"') & (b != b'\\')) {
+        line.push(b'"');
+        line.extend_from_slice(value.as_bytes());
+        line.push(b'"');
     } else {
-        push_name(line, name);
         let mut text = String::new();
         // A string takes everything.
         let _ = write!(Clean(&mut Writer::new(&mut text)), "{value:?}");

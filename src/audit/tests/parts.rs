@@ -1,6 +1,7 @@
 //! The two parts of a line: its own, and the rest from its kind on, whose text and key are kept.
 
 use super::*;
+use crate::audit::link::{Digest, Parts, rest_hash};
 
 const CHANGED: &str = "the record was changed, or belongs elsewhere";
 const UNREADABLE: &str = "the record can't be read";
@@ -205,4 +206,56 @@ fn outcomes_say_their_own_word_and_status() {
     let ended = bench.of_kind("outcome");
     let said: Vec<_> = ended.iter().map(|r| (r["outcome"].as_str().unwrap(), r["status"].as_u64())).collect();
     assert_eq!(said, wanted);
+}
+
+#[test]
+fn no_two_texts_have_one_digest() {
+    let bench = two_rules();
+    let lines = bench.lines(0, 1);
+    let whole = lines.join("\n") + "\n";
+    let (own, rest, mac) = apart(&lines[3]);
+    let (number, behind) = own.split_at(own.find(",\"path\"").unwrap());
+    let other = |line: &str| [&lines[..3], &[line.to_owned()], &lines[4..]].concat().join("\n") + "\n";
+    let texts = [
+        String::new(),
+        "\n".to_owned(),
+        "\n\n".to_owned(),
+        "x".to_owned(),
+        "x\n".to_owned(),
+        "xy".to_owned(),
+        "x\ny".to_owned(),
+        whole.clone(),
+        whole[..whole.len() - 1].to_owned(),
+        format!("{whole}\n"),
+        format!("\n{whole}"),
+        format!("{whole}x"),
+        format!("{whole}{}", lines[3]),
+        format!("{whole}{}\n", lines[3]),
+        lines[1..].join("\n") + "\n",
+        other(&format!("{}\n{own}", lines[3])),
+        // What one part loses the other has.
+        other(&[number, rest, behind, mac].concat()),
+        other(&[own, rest, behind, mac].concat()),
+        other(&[own, rest, rest, mac].concat()),
+        other(&[own, ",\"kind\":\"intent\"", rest, mac].concat()),
+        other(&[own, rest, apart(&lines[7]).2].concat()),
+        other(&[own, apart(&lines[1]).1, mac].concat()),
+        // No record any more, with the same bytes but for one.
+        other(&lines[3].replacen("\"}", "\" }", 1)),
+        other(&lines[3].replacen("{\"seq\":", "{\"seq\":0", 1)),
+        // The line break elsewhere.
+        lines.join("\n").replacen('\n', "", 1) + "\n",
+    ];
+    let digests: std::collections::HashSet<_> = texts.iter().map(|t| Digest::of(t.as_bytes())).collect();
+    assert_eq!(digests.len(), texts.len());
+    // However it comes to it: in one piece, or record by record as the writer takes them.
+    let mut digest = Digest::default();
+    for line in &lines {
+        let parts = Parts::of(line.as_bytes()).unwrap();
+        let mut folded = Vec::new();
+        Digest::fold(&mut folded, parts.own, &rest_hash(parts.rest), &parts.mac);
+        digest.take(&folded);
+        digest.value();
+    }
+    assert_eq!(digest.value(), Digest::of(whole.as_bytes()));
 }
