@@ -237,7 +237,11 @@ impl Plain {
                         }
                         self.line.drop_head(&head);
                     }
-                    Poll::Ready(Ok(head)) => return Poll::Ready(Ok(head)),
+                    Poll::Ready(Ok(mut head)) => {
+                        // What is left of the request would be taken for the next one's beginning, or this for that.
+                        head.lasts &= flushed;
+                        return Poll::Ready(Ok(head));
+                    }
                 }
             }
             if let Poll::Ready(what) = watch(cx) {
