@@ -52,7 +52,7 @@ pub(super) fn whole(
     lasts: bool,
 ) -> Option<Whole> {
     let text = connection.whole(head)?;
-    if head.status == StatusCode::PARTIAL_CONTENT || patterns.is_some_and(|patterns| !patterns.is_clean(text)) {
+    if head.status == StatusCode::PARTIAL_CONTENT {
         return None;
     }
     let body = text.get(head.body_at()..)?;
@@ -87,6 +87,10 @@ pub(super) fn whole(
     }
     out.extend_from_slice(b"\r\n");
     out.extend_from_slice(body);
+    // As it is sent: a name that came in another case may be a key in this one.
+    if patterns.is_some_and(|patterns| !patterns.is_clean(&out)) {
+        return None;
+    }
     Some(Whole { bytes: out, body: body.len() })
 }
 
