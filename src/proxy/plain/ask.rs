@@ -133,8 +133,9 @@ fn sorted(
             Kind::AcceptEncoding => std::mem::replace(&mut codings, true) || !coding::all_decoded(field.value),
             Kind::Cookie => std::mem::replace(&mut cookies, true),
             Kind::Connection => {
-                lasts &= !field.value.eq_ignore_ascii_case(b"close");
-                lasts && !field.value.eq_ignore_ascii_case(b"keep-alive")
+                let close = field.value.eq_ignore_ascii_case(b"close");
+                lasts &= !close;
+                !close && !field.value.eq_ignore_ascii_case(b"keep-alive")
             }
         };
         if again {

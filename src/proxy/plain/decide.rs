@@ -58,7 +58,8 @@ pub(super) fn decide(core: &Rc<Core>, tunnel: &Tunnel, ask: &Ask, input: &[u8], 
     }
     let path = PathAndQuery::try_from(text.get(ask.path.clone())?).ok()?;
     let (_, host) = fields.get(ask.host)?.of(text);
-    let target = target::plain(core, tunnel, std::str::from_utf8(host).ok()?, path)?;
+    let host = std::str::from_utf8(host).ok().filter(|host| host.is_ascii())?;
+    let target = target::plain(core, tunnel, host, path)?;
     let session = tunnel.session.clone();
     if session.as_ref().is_some_and(|session| session.ended(began.time()).is_some()) {
         return None;
@@ -150,9 +151,11 @@ fn the_token(text: &[u8], fields: &[Field]) -> Option<(usize, HeaderName)> {
     Some((at, if known { AUTHORIZATION } else { HeaderName::from_bytes(name).ok()? }))
 }
 
-/// Whether a field beside the token's is one that a key of the host has for a slot.
+/// Whether a field beside the token's is one that a key of the host has for a slot, or `Authorization`, in
+/// which a token may stand encoded.
 fn holds_another(slots: &[HeaderName], token: usize, text: &[u8], fields: &[Field]) -> bool {
-    let is_slot = |name: &[u8]| slots.iter().any(|slot| slot.as_str().as_bytes().eq_ignore_ascii_case(name));
+    let slots = slots.iter().chain([&AUTHORIZATION]);
+    let is_slot = |name: &[u8]| slots.clone().any(|slot| slot.as_str().as_bytes().eq_ignore_ascii_case(name));
     fields.iter().enumerate().any(|(at, field)| at != token && is_slot(field.of(text).0))
 }
 
