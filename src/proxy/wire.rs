@@ -59,6 +59,10 @@ impl<T: AsyncRead + Unpin> AsyncRead for Prefixed<T> {
         let len = self.front.len().min(buf.remaining());
         buf.put_slice(&self.front[..len]);
         self.front.advance(len);
+        if self.front.is_empty() {
+            // Even an empty view keeps the whole allocation.
+            self.front = Bytes::new();
+        }
         Poll::Ready(Ok(()))
     }
 }

@@ -73,13 +73,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Agent<S> {
         .await
     }
 
-    /// Whether more of a request comes within this time.
-    pub async fn more(&mut self, limit: Duration) -> bool {
-        let mut set = false;
+    /// Whether more of a request comes within this time, which is `set` at the first wait for it.
+    pub async fn more(&mut self, limit: Duration, set: &mut bool) -> bool {
         poll_fn(|cx| match self.poll_fill(cx) {
             Poll::Ready(read) => Poll::Ready(read.is_ok_and(|read| read > 0)),
             Poll::Pending => {
-                if !std::mem::replace(&mut set, true) {
+                if !std::mem::replace(set, true) {
                     self.alarm.set(limit);
                 }
                 self.alarm.poll(cx).map(|()| false)

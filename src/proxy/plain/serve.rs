@@ -44,10 +44,11 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let settings = &core.shared.settings;
+    let mut waited = false;
     let asked = loop {
         match ask::read(&agent.input, &mut agent.fields, &settings.limits) {
             Read::Head(asked) if asked.len() <= agent.input.len() => break asked,
-            Read::Head(_) | Read::Part if agent.more(settings.deadlines.whole_body).await => {}
+            Read::Head(_) | Read::Part if agent.more(settings.deadlines.whole_body, &mut waited).await => {}
             _ => return Went::Elsewhere,
         }
     };
