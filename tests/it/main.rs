@@ -9,6 +9,7 @@ mod demo;
 mod floors;
 mod gateway;
 mod http2;
+mod plain;
 mod promises;
 mod providers;
 mod slots;

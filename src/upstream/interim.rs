@@ -1,4 +1,9 @@
-//! Over HTTP/1.1: status lines and the ends of heads are found in what is read.
+//! Interim replies (1xx, RFC 9110 section 15.2), which an upstream may send before its reply.
+//!
+//! None is passed on: hyper can't send them, and what the agent gets is searched for keys as one
+//! reply. Over HTTP/1.1 they are counted, and a connection with too many of them is given up, since an
+//! upstream could go on with them for as long as it has time to reply. Over HTTP/2 they are taken out
+//! by h2, which tells nobody: they aren't counted, and only the deadline for the reply's head bounds them.
 
 use std::cell::Cell;
 use std::io;
@@ -8,10 +13,10 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, ReadBuf};
 
-use crate::upstream::forwarded::writes_pass;
+use super::forwarded::writes_pass;
 
 /// What came on one HTTP/1.1 connection before the reply that is waited for.
-pub(in crate::upstream) struct Interim {
+pub(super) struct Interim {
     at: Cell<At>,
     came: Cell<u32>,
     limit: u32,
@@ -81,7 +86,7 @@ impl Interim {
 }
 
 /// A stream that is looked at as it is read.
-pub(in crate::upstream) struct Watched<S> {
+pub(super) struct Watched<S> {
     stream: S,
     interim: Rc<Interim>,
 }

@@ -1,0 +1,128 @@
+//! Plain exchanges that end otherwise than they began: what is left of one is never another's.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use tokio::sync::Notify;
+
+use crate::support::world::HOST;
+use crate::support::{Raw, World, soon};
+
+const HONEST: &str = "HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nhonest";
+
+#[tokio::test]
+async fn connection_whose_reply_came_before_all_of_the_request_was_sent_is_used_by_nobody_else() {
+    let script = |mut raw: Raw, number| async move {
+        if number > 1 {
+            while !raw.head().await.is_empty() {
+                raw.send(HONEST).await;
+            }
+            return;
+        }
+        // It has read enough to say no, and reads what else there is only once that was heard.
+        raw.head().await;
+        raw.send("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nearly").await;
+        std::future::pending::<()>().await;
+    };
+    let world = World::build()
+        .settings(|s| {
+            // More than the buffers between hold.
+            s.proxy.limits.whole_body = 64 << 20;
+            s.proxy.deadlines.whole_body = Duration::from_secs(30);
+        })
+        .script(script)
+        .start()
+        .await;
+    let mut agent = world.agent().http1::<Full<Bytes>>(HOST).await;
+    let long = world.request("POST", "/", vec![b'a'; 32 << 20]);
+    assert_eq!(agent.ask(long).await.text(), "early");
+    let next = soon("the reply on another connection", agent.ask(world.get("/"))).await;
+    assert_eq!((next.text().as_str(), world.upstream.connections()), ("honest", 2));
+}
+
+#[tokio::test]
+async fn late_reply_to_an_exchange_that_was_ended_reaches_nobody() {
+    let (has, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (of_has, of_go) = (Arc::clone(&has), Arc::clone(&go));
+    let script = move |mut raw: Raw, number| {
+        let (has, go) = (Arc::clone(&of_has), Arc::clone(&of_go));
+        async move {
+            while !raw.head().await.is_empty() {
+                if number == 1 {
+                    has.notify_one();
+                    go.notified().await;
+                    raw.send("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nlate").await;
+                } else {
+                    raw.send(HONEST).await;
+                }
+            }
+        }
+    };
+    let world = World::build().script(script).start().await;
+    let (other, value) = world.node.mint(&world.started, &world.key).expect("a token");
+    let mut raw = world.agent().inside(HOST, b"http/1.1").await;
+    let head = format!("GET / HTTP/1.1\r\nhost: {HOST}\r\nauthorization: Bearer {}\r\n\r\n", value.expose());
+    // The next request waits behind it already.
+    raw.send(head.clone() + &world.head("/") + &head).await;
+    soon("the request", has.notified()).await;
+    world.node.revoke_token(&other, "test");
+    let reply = raw.reply().await.expect("a reply");
+    assert_eq!((reply.status, reply.code.as_str()), (403, "token_revoked"));
+    go.notify_one();
+    assert_eq!(raw.reply().await.expect("a reply").body, b"honest");
+    assert_eq!(raw.reply().await.expect("a reply").code, "token_revoked");
+    assert_eq!(world.upstream.connections(), 2);
+    let outcomes = world.stopped("outcome").await;
+    let words: Vec<_> = outcomes.iter().map(|o| o["outcome"].as_str().unwrap_or_default()).collect();
+    assert_eq!(words, ["denied", "ok"]);
+}
+
+#[tokio::test]
+async fn agent_that_leaves_takes_its_exchange_with_it_and_the_outcome_is_recorded() {
+    for replied in [false, true] {
+        let (has, left) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (of_has, of_left) = (Arc::clone(&has), Arc::clone(&left));
+        let script = move |mut raw: Raw, _| {
+            let (has, left) = (Arc::clone(&of_has), Arc::clone(&of_left));
+            async move {
+                raw.head().await;
+                if replied {
+                    raw.send("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nbegun").await;
+                }
+                has.notify_one();
+                assert_eq!(raw.rest().await, b"");
+                left.notify_one();
+            }
+        };
+        let world = World::build().script(script).start().await;
+        let mut raw = world.agent().inside(HOST, b"http/1.1").await;
+        raw.send(world.head("/")).await;
+        soon("the request", has.notified()).await;
+        if replied {
+            assert!(raw.head().await.starts_with("HTTP/1.1 200"));
+        }
+        drop(raw);
+        soon("the end of the upstream's connection", left.notified()).await;
+        let stopped = world.stopped("outcome").await;
+        let words: Vec<_> = stopped.iter().map(|o| o["outcome"].as_str().unwrap_or_default()).collect();
+        assert_eq!(words, ["aborted"], "{replied}");
+    }
+}
+
+#[tokio::test]
+async fn flood_of_requests_whose_replies_nobody_reads_stops_at_a_bound() {
+    let world = World::build()
+        .answer(|_| crate::support::Reply::text(vec![b'a'; 8000]))
+        .settings(|s| s.proxy.deadlines.unread = Duration::from_millis(300))
+        .start()
+        .await;
+    let mut raw = world.agent().inside(HOST, b"http/1.1").await;
+    let many = world.head("/").repeat(200);
+    let flood = async { while raw.try_send(&many).await.is_ok() {} };
+    soon("the end of the flood", flood).await;
+    let before = world.upstream.received().len();
+    assert_eq!(world.agent().ask(HOST, world.get("/")).await.status, 200);
+    assert!(before < 20_000, "{before} requests went on for an agent that reads nothing");
+}
