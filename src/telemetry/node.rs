@@ -82,7 +82,7 @@ impl NodeMetrics {
             )?,
             upstream_interim: IntCounter::new(
                 "sallyport_upstream_interim_total",
-                "Interim replies (1xx) of upstreams over HTTP/1.1, none of which is passed on.",
+                "Interim replies (1xx) of upstreams, none of which is passed on.",
             )?,
             holds: IntGauge::new("sallyport_holds", "Exchanges that wait for a person's approval.")?,
             vault_open: Histogram::with_opts(short(

@@ -71,7 +71,7 @@ pub struct Settings {
     pub egress: egress::Egress,
     /// The longest head with which a proxy on the way out may answer, in bytes. Default: 16 KiB.
     pub proxy_head_bytes: usize,
-    /// The most interim replies (1xx) before a reply over HTTP/1.1. Default: 100.
+    /// The most interim replies (1xx) before a reply. Default: 100.
     pub interim: u32,
     /// Our own listeners, which are never dialled.
     pub own_addresses: Vec<SocketAddr>,

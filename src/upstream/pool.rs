@@ -16,7 +16,7 @@ use super::RequestBody;
 use super::alarm::Alarm;
 use super::connect::{self, Purpose, Tls, Word};
 use super::egress::{Proxy, Speaks};
-use super::interim::{Interim, Watched};
+use super::interim::{Followed, GivenUp, Interim, Watched};
 use super::lenient::Lenient;
 use super::plain::{self, Plain, Wire};
 use super::reply::Back;
@@ -275,8 +275,8 @@ impl Upstream {
         let sender = if h2 {
             let (streams, open) = (settings.pool.streams, Open::new(&inner.open));
             let fresh = match shown {
-                None => Shared::open(stream, streams, born, open).await?,
-                Some(_) => Shared::open(heard(stream, &mut refusal), streams, born, open).await?,
+                None => Shared::open(inner.followed(stream), streams, born, open).await?,
+                Some(_) => Shared::open(inner.followed(heard(stream, &mut refusal)), streams, born, open).await?,
             };
             let sender = fresh.share();
             let mut pools = inner.pools.borrow_mut();
@@ -318,7 +318,7 @@ impl Upstream {
         });
     }
 
-    /// How many interim replies (1xx) came over HTTP/1.1. None was passed on.
+    /// How many interim replies (1xx) came. None was passed on.
     #[must_use]
     pub fn interim(&self) -> u64 {
         self.0.interim.get()
@@ -355,6 +355,11 @@ impl Inner {
             return None;
         }
         connect::way(&self.settings, &place.authority, place.by).filter(|proxy| proxy.speaks != Speaks::Socks)
+    }
+
+    /// An HTTP/2 connection's stream, on which interim replies are counted.
+    fn followed<S>(&self, stream: S) -> (Followed<S>, GivenUp) {
+        Followed::new(stream, self.settings.interim, &self.interim)
     }
 
     fn only_h2(&self, place: &Place) -> bool {

@@ -77,7 +77,7 @@ impl Connection {
                 let end = switched.map_or(End::Framed(None), End::Switched);
                 Ok(response.map(|body| ReplyBody::new(body, end, idle, alarm)))
             }
-            Sender::Http2(Http2 { mut sender, share }) => {
+            Sender::Http2(Http2 { mut sender, given_up, share }) => {
                 let origin = request.uri().clone();
                 *request.uri_mut() = with_authority(&place, &origin);
                 *request.version_mut() = Version::HTTP_2;
@@ -90,6 +90,7 @@ impl Connection {
                     Ok(response) => {
                         Ok(response.map(|body| ReplyBody::new(body, End::Marked { _share: share }, idle, alarm)))
                     }
+                    Err((Error::Http, None)) if given_up.tell() => Err((Error::Interim, None)),
                     Err((why, back)) => Err((why, back.map(at_origin))),
                 }
             }
@@ -185,10 +186,17 @@ fn settled(reply: Option<Sent>) -> Result<Response<Incoming>, (Error, Option<Req
             Some(request) => Err((Error::Closed { written: false }, Some(request))),
             None => {
                 let why = failed.into_error();
-                Err((if why.is_parse() { Error::Http } else { Error::Closed { written: true } }, None))
+                let unread = why.is_parse() || malformed(&why);
+                Err((if unread { Error::Http } else { Error::Closed { written: true } }, None))
             }
         },
     }
+}
+
+/// Whether h2 gave the reply up since it is malformed (RFC 9113 section 8.1.1).
+fn malformed(why: &hyper::Error) -> bool {
+    let source = std::error::Error::source(why).and_then(|source| source.downcast_ref::<h2::Error>());
+    source.is_some_and(|source| source.is_library() && source.reason() == Some(h2::Reason::PROTOCOL_ERROR))
 }
 
 #[cfg(test)]

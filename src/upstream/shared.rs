@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioIo, TokioTimer};
 
+use super::interim::{Followed, GivenUp};
 use super::pool::Open;
 use super::{Error, RequestBody};
 
@@ -23,6 +24,7 @@ const LARGEST_WINDOW: u32 = i32::MAX.unsigned_abs();
 /// A connection.
 pub(super) struct Shared {
     sender: SendRequest<RequestBody>,
+    given_up: GivenUp,
     born: Instant,
     /// How many exchanges run on it.
     busy: Rc<Cell<u32>>,
@@ -42,12 +44,18 @@ impl Drop for Share {
 /// What one exchange needs to be sent.
 pub(super) struct Http2 {
     pub sender: SendRequest<RequestBody>,
+    pub given_up: GivenUp,
     pub share: Share,
 }
 
 impl Shared {
     /// A fresh connection, on which nothing runs. At most `streams` exchanges are to share it.
-    pub async fn open<S>(stream: S, streams: u32, born: Instant, open: Open) -> Result<Self, Error>
+    pub async fn open<S>(
+        (stream, given_up): (Followed<S>, GivenUp),
+        streams: u32,
+        born: Instant,
+        open: Open,
+    ) -> Result<Self, Error>
     where
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + 'static,
     {
@@ -73,7 +81,7 @@ impl Shared {
             })
             .await;
         });
-        Ok(Self { sender, born, busy, takes })
+        Ok(Self { sender, given_up, born, busy, takes })
     }
 
     /// When it was opened.
@@ -99,7 +107,7 @@ impl Shared {
     /// Another exchange's part of it.
     pub fn share(&self) -> Http2 {
         self.busy.set(self.busy.get() + 1);
-        Http2 { sender: self.sender.clone(), share: Share(Rc::clone(&self.busy)) }
+        Http2 { sender: self.sender.clone(), given_up: self.given_up.clone(), share: Share(Rc::clone(&self.busy)) }
     }
 }
 

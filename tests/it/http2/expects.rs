@@ -1,14 +1,14 @@
 //! Agents that wait for 100 (Continue) over HTTP/2, where none can be said to them: RFC 9110 section 10.1.1 has
 //! them send their body after a while, and nothing may hang until then or after it.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Full};
 use tokio::sync::mpsc;
 
 use crate::support::frames::{
-    DATA, END_HEADERS, END_STREAM, Frame, HEADERS, RST_STREAM, STATUS_200, accept, asked, fields, frame, next, open,
-    request, until,
+    DATA, END_HEADERS, END_STREAM, Frame, HEADERS, RST_STREAM, STATUS_200, accept, asked, fields, frame, hint, next,
+    open, request, until,
 };
 use crate::support::world::{Build, HOST};
 use crate::support::{Raw, World, soon};
@@ -102,18 +102,12 @@ async fn agent_that_waits_for_ever_is_given_up() {
     }
 }
 
-/// A literal `:status` with the name's index (RFC 7541 section 6.2.2), and a field.
-fn interim(status: &[u8; 3], stream: u32) -> Vec<u8> {
-    let block = [&[0x08, 3][..], status, &fields(&[(b"link", b"</x>")])].concat();
-    frame(HEADERS, END_HEADERS, stream, &block)
-}
-
 #[tokio::test]
 async fn upstream_over_http2_that_says_100_gets_the_body_and_its_100_goes_nowhere() {
     let script = |mut raw: Raw, _| async move {
         accept(&mut raw).await;
         while let Some(stream) = asked(&mut raw).await {
-            raw.send([interim(b"103", stream), interim(b"100", stream), interim(b"102", stream)].concat()).await;
+            raw.send([hint(b"103", stream), hint(b"100", stream), hint(b"102", stream)].concat()).await;
             let mut body = Vec::new();
             while let Some(frame) = next(&mut raw).await {
                 if frame.kind == DATA && frame.stream == stream {
@@ -141,38 +135,4 @@ async fn upstream_over_http2_that_says_100_gets_the_body_and_its_100_goes_nowher
     raw.send("again").await;
     let reply = raw.reply().await.expect("an answer");
     assert_eq!((reply.status, &reply.body[..]), (200, &b"again"[..]));
-}
-
-#[tokio::test]
-async fn interim_replies_over_http2_without_end_are_given_up_and_keep_nobody_waiting() {
-    let script = |mut raw: Raw, _| async move {
-        accept(&mut raw).await;
-        let mut streams = 0;
-        while let Some(stream) = asked(&mut raw).await {
-            streams += 1;
-            if streams == 1 {
-                // The first exchange never has its reply.
-                let flood = interim(b"103", stream).repeat(500);
-                while raw.try_send(&flood).await.is_ok() {}
-                return;
-            }
-        }
-    };
-    let limit = Duration::from_secs(3);
-    let build = World::build().script(script).upstream(|u| u.alpn = vec!["h2"]);
-    let world = build.settings(move |s| (s.upstream.deadlines.headers, s.cores) = (limit, 1)).start().await;
-    let flooded = async {
-        let answer = world.agent().http2(HOST).await.ask(world.get2("/")).await;
-        assert_eq!((answer.status.as_u16(), answer.code()), (504, "upstream_timeout"));
-        Instant::now()
-    };
-    let others = async {
-        for _ in 0..20 {
-            let refused = world.agent().ask(HOST, world.request("TRACE", "/", "")).await;
-            assert_eq!(refused.code(), "method_refused");
-        }
-        Instant::now()
-    };
-    let (given_up, served) = tokio::join!(flooded, others);
-    assert!(served < given_up, "the core's other exchanges had their turns");
 }

@@ -1,14 +1,13 @@
-//! Interim replies (1xx): consumed, counted, bounded; and the one that is asked for.
+//! Interim replies (1xx) over HTTP/1.1: consumed, counted, bounded.
 
 use bytes::Bytes;
 use http_body_util::Full;
 
-use crate::support::frames::{DATA, END_HEADERS, END_STREAM, HEADERS, STATUS_200, accept, asked, fields, frame};
 use crate::support::world::HOST;
 use crate::support::{Raw, World, emitted, soon};
 
 /// Waits until this many were counted: the cores count at their ticks.
-async fn counted(world: &World, count: u64) {
+pub async fn counted(world: &World, count: u64) {
     let line = format!("sallyport_upstream_interim_total {count}\n");
     let comes = async {
         while !world.node.metrics().contains(&line) {
@@ -70,25 +69,4 @@ async fn interim_replies_without_end_are_given_up() {
     let answer = world.agent().ask(HOST, world.get("/")).await;
     assert_eq!((answer.status.as_u16(), answer.code()), (502, "upstream_unreachable"));
     assert!(answer.text().contains("upstream.interim"), "{}", answer.text());
-}
-
-#[tokio::test]
-async fn interim_replies_over_http2_are_consumed() {
-    // A literal `:status: 103` with the name's index (RFC 7541 section 6.2.2).
-    let hint = [&[0x08, 3][..], b"103", &fields(&[(b"link", b"</x>")])].concat();
-    let script = move |mut raw: Raw, _| {
-        let hint = hint.clone();
-        async move {
-            accept(&mut raw).await;
-            while let Some(stream) = asked(&mut raw).await {
-                raw.send(frame(HEADERS, END_HEADERS, stream, &hint).repeat(2000)).await;
-                raw.send(frame(HEADERS, END_HEADERS, stream, STATUS_200)).await;
-                raw.send(frame(DATA, END_STREAM, stream, b"ok")).await;
-            }
-        }
-    };
-    let world = World::build().script(script).upstream(|u| u.alpn = vec!["h2"]).start().await;
-    let answer = world.agent().http2(HOST).await.ask(world.get2("/")).await;
-    assert_eq!((answer.status.as_u16(), answer.text().as_str(), answer.header("link")), (200, "ok", ""));
-    assert_eq!(world.agent().ask(HOST, world.get("/")).await.text(), "ok");
 }

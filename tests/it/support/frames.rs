@@ -111,6 +111,12 @@ pub async fn until(raw: &mut Raw, fits: impl Fn(&Frame) -> bool) -> Option<Frame
 /// The block of a reply's head with nothing but `:status: 200` (RFC 7541, appendix A).
 pub const STATUS_200: &[u8] = &[0x88];
 
+/// An interim reply: a literal `:status` with the name's index (RFC 7541 section 6.2.2), and a field.
+pub fn hint(status: &[u8; 3], stream: u32) -> Vec<u8> {
+    let block = [&[0x08, 3][..], status, &fields(&[(b"link", b"</x>")])].concat();
+    frame(HEADERS, END_HEADERS, stream, &block)
+}
+
 /// Serves as an upstream: past the preface, and with empty settings said.
 pub async fn accept(raw: &mut Raw) {
     assert_eq!(raw.exactly(PREFACE.len()).await, PREFACE);

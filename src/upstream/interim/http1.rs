@@ -1,9 +1,4 @@
-//! Interim replies (1xx, RFC 9110 section 15.2), which an upstream may send before its reply.
-//!
-//! None is passed on: hyper can't send them, and what the agent gets is searched for keys as one
-//! reply. Over HTTP/1.1 they are counted, and a connection with too many of them is given up, since an
-//! upstream could go on with them for as long as it has time to reply. Over HTTP/2 they are taken out
-//! by h2, which tells nobody: they aren't counted, and only the deadline for the reply's head bounds them.
+//! Over HTTP/1.1: status lines and the ends of heads are found in what is read.
 
 use std::cell::Cell;
 use std::io;
@@ -13,10 +8,10 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, ReadBuf};
 
-use super::forwarded::writes_pass;
+use crate::upstream::forwarded::writes_pass;
 
 /// What came on one HTTP/1.1 connection before the reply that is waited for.
-pub(super) struct Interim {
+pub(in crate::upstream) struct Interim {
     at: Cell<At>,
     came: Cell<u32>,
     limit: u32,
@@ -86,7 +81,7 @@ impl Interim {
 }
 
 /// A stream that is looked at as it is read.
-pub(super) struct Watched<S> {
+pub(in crate::upstream) struct Watched<S> {
     stream: S,
     interim: Rc<Interim>,
 }
