@@ -43,6 +43,11 @@ pub(super) struct Chain {
     head: u64,
     /// The last write failed.
     failed: bool,
+    /// How many did, and how the last of them.
+    failures: u64,
+    failed_with: std::io::ErrorKind,
+    /// The number of the last record that is with the operating system.
+    stored: u64,
     #[cfg(test)]
     abandoned: bool,
 }
@@ -130,6 +135,9 @@ impl Chain {
             dropped: 0,
             head: 0,
             failed: false,
+            failures: 0,
+            failed_with: std::io::ErrorKind::Other,
+            stored: 0,
             #[cfg(test)]
             abandoned: false,
         };
@@ -173,11 +181,31 @@ impl Chain {
     pub fn intent(&mut self, intent: &Intent<'_>) -> Result<Receipt, Error> {
         self.recover()?;
         let before = self.waiting.mark();
+        let receipt = self.add_intent(intent);
+        self.write().inspect_err(|_| self.waiting.back_to(before))?;
+        Ok(receipt)
+    }
+
+    /// Adds an intent to what waits. The receipt holds once [`Chain::written_to`] has come to it.
+    pub fn queue(&mut self, intent: &Intent<'_>) -> Result<Receipt, Error> {
+        self.recover()?;
+        Ok(self.add_intent(intent))
+    }
+
+    fn add_intent(&mut self, intent: &Intent<'_>) -> Receipt {
         let rest = self.uses.of(self.waiting.key(), intent);
         self.waiting.add_with(intent.at, RecordKind::Intent, rest, |line| line.intent(intent));
-        let seq = self.waiting.head().seq;
-        self.write().inspect_err(|_| self.waiting.back_to(before))?;
-        Ok(Receipt::new(intent, seq))
+        Receipt::new(intent, self.waiting.head().seq)
+    }
+
+    /// The number of the last record that is with the operating system, and how many writes failed.
+    pub fn written_to(&self) -> (u64, u64) {
+        (self.stored, self.failures)
+    }
+
+    /// Why the last write that failed did.
+    pub fn trouble(&self) -> Error {
+        Error::io(&self.segment.path, self.failed_with.into())
     }
 
     /// What waits goes first after a failure: nothing is accepted before the chain can be written again.
@@ -187,7 +215,7 @@ impl Chain {
 
     /// Writes what waits with one call. After a failure the file is cut back to its last whole
     /// record and the records keep waiting, so that nothing is lost once there is space again.
-    fn write(&mut self) -> Result<(), Error> {
+    pub fn write(&mut self) -> Result<(), Error> {
         if self.dropped == 0 {
             return self.write_out();
         }
@@ -204,7 +232,12 @@ impl Chain {
         }
         let written = self.segment.append(&self.waiting, self.settings.sync);
         self.failed = written.is_err();
+        if let Err(Error::Io { why, .. }) = &written {
+            self.failures += 1;
+            self.failed_with = why.kind();
+        }
         if written.is_ok() {
+            self.stored = self.waiting.head().seq;
             for (all, made) in self.written.iter_mut().zip(self.waiting.written()) {
                 *all += made;
             }

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::fs::FlockOperation;
 
 use super::Error;
+use super::batch::{Batch, Queued};
 use super::chain::{Chain, Place};
 use super::layout::{MAX_CHAINS, lock, make_dir, slot_name};
 use super::record::{Intent, Line, Outcome, OutcomeWord, RecordKind};
@@ -158,7 +159,7 @@ impl Journal {
     /// # Errors
     /// No chain is free, or it can't be written.
     pub fn writer(&self) -> Result<Writer, Error> {
-        Ok(Writer(Rc::new(RefCell::new(self.claim()?))))
+        Ok(Writer(Rc::new(RefCell::new(self.claim()?)), Rc::default()))
     }
 
     /// A chain for the admin side, whose threads share it behind a lock.
@@ -210,7 +211,7 @@ impl Asker {
 
 /// The writer of one core.
 #[derive(Clone)]
-pub struct Writer(Rc<RefCell<Chain>>);
+pub struct Writer(Rc<RefCell<Chain>>, Rc<Batch>);
 
 impl Writer {
     /// Records that a key is about to be used. When this returns, the record and everything that
@@ -220,8 +221,24 @@ impl Writer {
     /// It can't be written; then there is no receipt, and no key.
     pub fn intent(&self, intent: &Intent<'_>) -> Result<(Receipt, Draft), Error> {
         let receipt = self.0.borrow_mut().intent(intent)?;
+        Ok(self.drafted(receipt))
+    }
+
+    /// The same for several that are ready at once: all are written with one call. What is returned is
+    /// ready when this one is.
+    ///
+    /// # Errors
+    /// Records couldn't be written before, and still can't.
+    pub fn queue(&self, intent: &Intent<'_>) -> Result<Queued, Error> {
+        let mut chain = self.0.borrow_mut();
+        let receipt = chain.queue(intent)?;
+        let (_, failures) = chain.written_to();
+        Ok(Queued::new(Rc::clone(&self.0), Rc::clone(&self.1), self.drafted(receipt), failures))
+    }
+
+    fn drafted(&self, receipt: Receipt) -> (Receipt, Draft) {
         let draft = Draft { chain: Rc::clone(&self.0), exchange: receipt.exchange, seq: receipt.seq, open: true };
-        Ok((receipt, draft))
+        (receipt, draft)
     }
 
     /// Records that somebody should look at something that is no exchange; it rides on the next append.

@@ -12,6 +12,7 @@
 //! What no chain can show: all of them put back together to an earlier state of the directory. A
 //! signed record that is kept elsewhere shows it.
 
+mod batch;
 mod chain;
 mod journal;
 mod layout;
@@ -25,6 +26,7 @@ mod waiting;
 #[cfg(test)]
 mod tests;
 
+pub use batch::Queued;
 pub use journal::{Asker, AuditKeys, Counts, Draft, Journal, Receipt, Settings, SharedWriter, Writer};
 pub use query::{Filter, Follow, query};
 pub use record::{Intent, Outcome, OutcomeWord, RecordKind, acts_on_display};

@@ -123,12 +123,17 @@ fn locate<'a>(name: &HeaderName, value: &'a [u8]) -> Option<Located<'a>> {
         return Some(Located { hash, core, text: text.into(), slot });
     }
     let (core, hash) = TokenHash::find(value)?;
+    Some(as_it_stands(name, value, core, hash))
+}
+
+/// The place of a token that stands in a value as it is.
+fn as_it_stands<'a>(name: &HeaderName, value: &'a [u8], core: Range<usize>, hash: TokenHash) -> Located<'a> {
     let slot = match name == AUTHORIZATION {
         true if strip_scheme(value, b"bearer ").is_some() || strip_scheme(value, b"token ").is_some() => Slot::Bearer,
         true if value.starts_with(b"AWS4-") => Slot::Signature,
         _ => Slot::Header(name.clone()),
     };
-    Some(Located { hash, core, text: value.into(), slot })
+    Located { hash, core, text: value.into(), slot }
 }
 
 /// What follows an authentication scheme, whose name is compared without case (RFC 9110 11.1).
@@ -240,13 +245,18 @@ impl Finder<'_> {
         }
     }
 
-    /// The one token of a request, which stands in this header.
+    /// The one token of a request, which stands in this header as it is, and where in its value.
     ///
     /// # Errors
-    /// As for [`Finder::head`]; or there is none.
-    pub fn only(&self, name: &HeaderName, value: &[u8]) -> Result<Found, Rejection> {
-        let none = || Rejection::new(Code::Internal, "the header holds no token");
-        self.in_header(name, locate(name, value).ok_or_else(none)?)
+    /// As for [`Finder::head`].
+    pub fn only(
+        &self,
+        name: &HeaderName,
+        value: &[u8],
+        core: Range<usize>,
+        hash: TokenHash,
+    ) -> Result<Found, Rejection> {
+        self.in_header(name, as_it_stands(name, value, core, hash))
     }
 
     fn in_header(&self, name: &HeaderName, at: Located<'_>) -> Result<Found, Rejection> {

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use http::Method;
 
@@ -12,8 +13,8 @@ use super::identify::Found;
 use super::reject::{Code, Rejection};
 use super::target::Target;
 use super::tunnel::Tunnel;
-use crate::audit::{Draft, Intent, Receipt};
-use crate::model::{ExchangeId, Name, OrgId, SessionId, Slot, Timestamp, TokenEndpoint, TokenHash, TokenId};
+use crate::audit::{self, Draft, Intent, Receipt};
+use crate::model::{ExchangeId, Slot, Timestamp, TokenEndpoint, TokenHash, TokenId};
 use crate::policy::{Facts, Permit};
 use crate::session::live::{LiveSession, LiveToken};
 use crate::vault::key::Key;
@@ -128,17 +129,56 @@ pub fn intent(
     permit: &Permit,
     at: Timestamp,
 ) -> Result<(Receipt, Draft), Rejection> {
+    let path = without_tokens(target.path());
+    write(core, &of(tunnel, exchange, target, &path, usage, policies, permit, at))
+}
+
+/// The same with one call for all that are recorded in one turn of the core. The record is with the
+/// operating system when what is returned is ready.
+///
+/// # Errors
+/// Records can't be written; then the key may not be used.
+#[expect(clippy::too_many_arguments, reason = "a record says everything that was decided on")]
+pub async fn intent_among_others(
+    core: &Core,
+    tunnel: &Tunnel,
+    exchange: ExchangeId,
+    target: &Target,
+    usage: &Use<'_>,
+    policies: &[u8; 32],
+    permit: &Permit,
+    at: Timestamp,
+) -> Result<(Receipt, Draft), Rejection> {
+    let began = Instant::now();
+    let path = without_tokens(target.path());
+    let queued = core.audit.queue(&of(tunnel, exchange, target, &path, usage, policies, permit, at));
+    let recorded = match queued {
+        Ok(queued) => queued.await,
+        Err(why) => Err(why),
+    };
+    core.timed.appended_since(began);
+    recorded.map_err(|why| unwritten(exchange, &why))
+}
+
+#[expect(clippy::too_many_arguments, reason = "a record says everything that was decided on")]
+fn of<'a>(
+    tunnel: &'a Tunnel,
+    exchange: ExchangeId,
+    target: &'a Target,
+    path: &'a str,
+    usage: &Use<'a>,
+    policies: &'a [u8; 32],
+    permit: &'a Permit,
+    at: Timestamp,
+) -> Intent<'a> {
     let session: &LiveSession = usage.session;
-    let org: OrgId = session.org;
-    let id: SessionId = session.id;
-    let project: &Name = &session.project;
-    let intent = Intent {
+    Intent {
         at,
         exchange,
-        session: id,
+        session: session.id,
         token: usage.token,
-        org,
-        project,
+        org: session.org,
+        project: &session.project,
         key: usage.key.id,
         key_name: &usage.key.name,
         version: usage.key.version,
@@ -146,23 +186,24 @@ pub fn intent(
         method: permit.method(),
         scheme: target.scheme,
         authority: &target.authority,
-        path: &without_tokens(target.path()),
+        path,
         slot: usage.slot,
         policy: permit.policy(),
         rule: permit.rule(),
         policy_digest: policies,
         client: tunnel.client.as_deref(),
         mint: false,
-    };
-    write(core, &intent)
+    }
 }
 
 fn write(core: &Core, intent: &Intent<'_>) -> Result<(Receipt, Draft), Rejection> {
     core.timed.begin();
     let recorded = core.audit.intent(intent);
     core.timed.appended();
-    recorded.map_err(|why| {
-        tracing::error!(request.id = %intent.exchange, error = %why, "the audit record can't be written, so no key is used");
-        Rejection::new(Code::AuditUnavailable, "the record that a key is about to be used can't be written")
-    })
+    recorded.map_err(|why| unwritten(intent.exchange, &why))
+}
+
+fn unwritten(exchange: ExchangeId, why: &audit::Error) -> Rejection {
+    tracing::error!(request.id = %exchange, error = %why, "the audit record can't be written, so no key is used");
+    Rejection::new(Code::AuditUnavailable, "the record that a key is about to be used can't be written")
 }

@@ -80,6 +80,13 @@ impl Timed {
         self.end(&self.appends);
     }
 
+    /// The record of an intent was appended with others; it began to be then.
+    pub fn appended_since(&self, began: Instant) {
+        let now = Instant::now();
+        self.appends.observe(now.saturating_duration_since(began).as_secs_f64());
+        self.mark.set(now);
+    }
+
     /// Hands over what was measured.
     pub fn flush(&self) {
         let of_modes = self.exchanges.iter().chain(&self.overheads);

@@ -1,5 +1,6 @@
 //! All that is decided about a plain request, before anything is said or recorded of it.
 
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use crate::proxy::authorize::{self, Authorized, Question};
 use crate::proxy::core::Core;
 use crate::proxy::exchange::fresh;
 use crate::proxy::forward;
-use crate::proxy::identify::{Finder, Found, Identified};
+use crate::proxy::identify::{Finder, Found, Identified, strip_scheme};
 use crate::proxy::running::Run;
 use crate::proxy::search::Search;
 use crate::proxy::target::{self, Target};
@@ -51,9 +52,11 @@ pub(super) fn decide(core: &Rc<Core>, tunnel: &Tunnel, ask: &Ask, input: &[u8], 
     let began = Moment::now(&*shared.clock);
     let text = input.get(..ask.head)?;
     core.timed.begin();
-    let (at, name) = the_token(text, fields)?;
+    let (at, name, token, hash) = the_token(text, fields)?;
     let (_, value) = fields.get(at)?.of(text);
-    if name != AUTHORIZATION && !shared.registry.slot_headers().contains(&name) {
+    if strip_scheme(value, b"basic ").is_some()
+        || name != AUTHORIZATION && !shared.registry.slot_headers().contains(&name)
+    {
         return None;
     }
     let path = PathAndQuery::try_from(text.get(ask.path.clone())?).ok()?;
@@ -76,7 +79,7 @@ pub(super) fn decide(core: &Rc<Core>, tunnel: &Tunnel, ask: &Ask, input: &[u8], 
         session: session.as_ref(),
         now: began.time(),
     };
-    let found = finder.only(&name, value).ok()?;
+    let found = finder.only(&name, value, token, hash).ok()?;
     core.timed.looked_up();
     if found.key.kind != KeyKind::Secret || found.slot.is_basic() {
         return None;
@@ -139,16 +142,18 @@ impl Ready {
     }
 }
 
-/// The field that holds the only token of the head, and its name.
-fn the_token(text: &[u8], fields: &[Field]) -> Option<(usize, HeaderName)> {
-    let (token, _) = TokenHash::find(text)?;
+/// The field that holds the only token of the head, its name, and where in its value the token stands.
+fn the_token(text: &[u8], fields: &[Field]) -> Option<(usize, HeaderName, Range<usize>, TokenHash)> {
+    let (token, hash) = TokenHash::find(text)?;
     if TokenHash::find(text.get(token.end..)?).is_some() {
         return None;
     }
     let at = fields.iter().position(|field| field.value().contains(&token.start))?;
+    let value = fields.get(at)?.value();
+    let token = token.start.checked_sub(value.start)?..token.end.checked_sub(value.start)?;
     let (name, _) = fields.get(at)?.of(text);
     let known = name.eq_ignore_ascii_case(AUTHORIZATION.as_str().as_bytes());
-    Some((at, if known { AUTHORIZATION } else { HeaderName::from_bytes(name).ok()? }))
+    Some((at, if known { AUTHORIZATION } else { HeaderName::from_bytes(name).ok()? }, token, hash))
 }
 
 /// Whether a field beside the token's is one that a key of the host has for a slot, or `Authorization`, in

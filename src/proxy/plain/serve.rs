@@ -86,7 +86,8 @@ where
         }
     };
     account.counted().bytes_in.set(asked.body as u64);
-    let request = request(core, tunnel, &mut ready, dialled, &mut account, agent.input.get(asked.head..asked.len()));
+    let body = agent.input.get(asked.head..asked.len()).unwrap_or_default();
+    let request = request(core, tunnel, &mut ready, dialled, &mut account, body).await;
     agent.input.advance(asked.len());
     match request {
         Ok(request) => of.send(agent, account, connection, request, ready).await,
@@ -95,13 +96,13 @@ where
 }
 
 /// Records the use, opens the key and puts it in: the request as it goes out.
-fn request(
+async fn request(
     core: &Core,
     tunnel: &Tunnel,
     ready: &mut Ready,
     dialled: Option<Duration>,
     account: &mut Account,
-    body: Option<&[u8]>,
+    body: &[u8],
 ) -> Result<Zeroizing<Vec<u8>>, Rejection> {
     let mut now = ready.began;
     if dialled.is_some() {
@@ -117,14 +118,14 @@ fn request(
     let permit = ready.take_permit().ok_or_else(gone)?;
     let (found, target) = (ready.identified.found.first().ok_or_else(gone)?, &ready.target);
     let (receipt, draft) =
-        record::intent(core, tunnel, exchange, target, &Use::of(found), &digest, &permit, now.time())?;
+        record::intent_among_others(core, tunnel, exchange, target, &Use::of(found), &digest, &permit, now.time())
+            .await?;
     account.owe(found.token.session.id, Some(Arc::clone(permit.rule())), draft);
     let Credential::Pasted(secret) = put::opened(core, exchange, &found.key, permit, receipt)? else {
         return Err(Rejection::new(Code::Internal, "what the key holds isn't put into a header"));
     };
     let secret = inject::fit(&found.slot, &secret)?;
     let (before, behind) = ready.head.split_at_checked(ready.hole).ok_or_else(gone)?;
-    let body = body.unwrap_or_default();
     // All at once: a vector that grows leaves a copy behind.
     let mut all = Zeroizing::new(Vec::with_capacity(ready.head.len() + secret.len() + body.len()));
     for part in [before, secret, behind, body] {
