@@ -1,6 +1,7 @@
 mod faults;
 mod parts;
 mod tampering;
+mod together;
 
 use std::fs;
 use std::path::{Path, PathBuf};
