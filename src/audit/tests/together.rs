@@ -16,12 +16,12 @@ fn intents_of_one_turn_are_written_once_all_are_there_and_each_gets_its_receipt(
     let mut queued: Vec<_> = (0..3).map(|_| writer.queue(&bench.intent()).unwrap()).collect();
     assert!(queued.iter_mut().all(|one| poll(one).is_pending()), "the first lets the others go before it");
     assert!(writer.waiting() > 0);
-    let mut seqs = Vec::new();
+    let (mut seqs, mut drafts) = (Vec::new(), Vec::new());
     for one in &mut queued {
         let Poll::Ready(Ok((receipt, draft))) = poll(one) else { panic!("it is written") };
         assert_eq!(writer.waiting(), 0, "with one call");
         seqs.push(receipt.seq());
-        drop(draft);
+        drafts.push(draft);
     }
     assert_eq!(seqs, [seqs[0], seqs[0] + 1, seqs[0] + 2]);
 }
