@@ -45,11 +45,11 @@ where
     }
     let stream = Prefixed::new(bytes::Bytes::copy_from_slice(&first), stream);
     match (first, &mut tunnel.target) {
-        ([HANDSHAKE], _) => tls(core, stream, tunnel).await,
+        ([HANDSHAKE], _) => Box::pin(tls(core, stream, tunnel)).await,
         // The methods that there are begin so (RFC 9110 section 9.1).
         ([b'A'..=b'Z'], Some((scheme, authority))) if authority.port != Scheme::Https.default_port() => {
             *scheme = Scheme::Http;
-            plain::serve(core, stream, Rc::new(tunnel)).await;
+            Box::pin(plain::serve(core, stream, Rc::new(tunnel))).await;
         }
         _ => {
             let rejection = Rejection::new(
@@ -64,7 +64,7 @@ where
 /// Ends TLS inside a tunnel, or on the gateway's TLS listener, and serves what is in it.
 pub async fn tls<S: AsyncRead + AsyncWrite + Unpin + 'static>(core: Rc<Core>, stream: S, mut tunnel: Tunnel) {
     let deadline = core.shared.settings.deadlines.tls;
-    let accepted = timeout(deadline, async {
+    let handshake = Box::pin(async {
         let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await.ok()?;
         let named = start.client_hello().server_name().map(Host::parse);
         let (_, authority) = tunnel.target.as_ref()?;
@@ -80,7 +80,7 @@ pub async fn tls<S: AsyncRead + AsyncWrite + Unpin + 'static>(core: Rc<Core>, st
         };
         start.into_stream(config.ok()?).await.ok()
     });
-    let Ok(Some(stream)) = accepted.await else { return };
+    let Ok(Some(stream)) = timeout(deadline, handshake).await else { return };
     if tunnel.mode == Mode::Gateway {
         tunnel.target = None;
         tunnel.from.certificate = shown(&stream);
@@ -88,9 +88,9 @@ pub async fn tls<S: AsyncRead + AsyncWrite + Unpin + 'static>(core: Rc<Core>, st
     let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let tunnel = Rc::new(tunnel);
     if h2 {
-        serve_http2(core, stream, tunnel).await;
+        Box::pin(serve_http2(core, stream, tunnel)).await;
     } else {
-        plain::serve(core, stream, tunnel).await;
+        Box::pin(plain::serve(core, stream, tunnel)).await;
     }
 }
 
@@ -152,7 +152,7 @@ pub async fn serve_http1<S: AsyncRead + AsyncWrite + Unpin + 'static>(core: Rc<C
     let socket = switched.take();
     if let (Some(socket), Ok(())) = (socket, &ended) {
         let parts = connection.into_parts();
-        return socket.relay(parts.io.into_inner().into_inner(), parts.read_buf).await;
+        return Box::pin(socket.relay(parts.io.into_inner().into_inner(), parts.read_buf)).await;
     }
     // Nothing was answered, so nobody else counts it.
     if let Err(why) = ended
@@ -244,6 +244,6 @@ where
     service_fn(move |request| {
         tunnel.begun.set(tunnel.begun.get() + 1);
         let (core, tunnel, wrap) = (Rc::clone(&core), Rc::clone(&tunnel), begin());
-        async move { Ok(exchange::serve(core, tunnel, request).await.map(wrap)) }
+        async move { Ok(Box::pin(exchange::serve(core, tunnel, request)).await.map(wrap)) }
     })
 }

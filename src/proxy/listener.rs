@@ -179,7 +179,7 @@ async fn connection(core: Rc<Core>, arrival: Arrival) {
     // No balancer stands in front of what is open to this machine alone.
     let agent = match kind {
         Kind::ForwardOpen => Some(peer),
-        _ => balanced::agent(&core, &mut stream, peer, kind.mode()).await,
+        _ => Box::pin(balanced::agent(&core, &mut stream, peer, kind.mode())).await,
     };
     let Some(address) = agent else { return };
     let from = Origin { address, certificate: None };
@@ -189,24 +189,24 @@ async fn connection(core: Rc<Core>, arrival: Arrival) {
     match kind {
         Kind::Forward => {
             let credentials = if beyond { Credentials::Required } else { Credentials::AsSet };
-            tunnel::serve(core, stream, from, credentials, beyond).await;
+            Box::pin(tunnel::serve(core, stream, from, credentials, beyond)).await;
         }
-        Kind::ForwardOpen => tunnel::serve(core, stream, from, Credentials::NotAsked, beyond).await,
+        Kind::ForwardOpen => Box::pin(tunnel::serve(core, stream, from, Credentials::NotAsked, beyond)).await,
         Kind::ForwardTls => {
             let Ok(local) = stream.local_addr() else { return };
             let limit = core.shared.settings.deadlines.tls;
-            let accepted = tokio::time::timeout(limit, intercept::own_tls(&core, stream, local.ip())).await;
+            let accepted = tokio::time::timeout(limit, Box::pin(intercept::own_tls(&core, stream, local.ip()))).await;
             if let Ok(Some(stream)) = accepted {
                 let from = Origin { certificate: intercept::shown(&stream), ..from };
-                tunnel::serve(core, stream, from, Credentials::Required, false).await;
+                Box::pin(tunnel::serve(core, stream, from, Credentials::Required, false)).await;
             }
         }
-        Kind::Gateway => plain::serve(core, stream, Rc::new(gateway(None))).await,
+        Kind::Gateway => Box::pin(plain::serve(core, stream, Rc::new(gateway(None)))).await,
         Kind::GatewayTls => {
             // The leaf is for the address that the agent reached; a name in its hello wins.
             let Ok(local) = stream.local_addr() else { return };
             let authority = Authority { host: Host::Ip(local.ip()), port: local.port() };
-            intercept::tls(core, stream, gateway(Some((Scheme::Https, authority)))).await;
+            Box::pin(intercept::tls(core, stream, gateway(Some((Scheme::Https, authority))))).await;
         }
     }
 }

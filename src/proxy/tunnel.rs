@@ -104,16 +104,18 @@ where
         let tunnel = Tunnel { in_clear, ..Tunnel::new(Mode::Forward, from, required) };
         let connect = match head {
             Head::Connect(connect) => connect,
-            Head::Socks => return socks::serve(core, stream, buffer, tunnel, deadline).await,
+            Head::Socks => return Box::pin(socks::serve(core, stream, buffer, tunnel, deadline)).await,
             Head::Other => {
-                return intercept::serve_http1(core, Prefixed::new(buffer.freeze(), stream), Rc::new(tunnel)).await;
+                let stream = Prefixed::new(buffer.freeze(), stream);
+                return Box::pin(intercept::serve_http1(core, stream, Rc::new(tunnel))).await;
             }
         };
-        let rest = buffer.split_off(connect.len);
+        let rest = Bytes::copy_from_slice(buffer.get(connect.len..).unwrap_or_default());
         match open(&core, &connect, &tunnel) {
             Ok((authority, session)) => {
                 let tunnel = Tunnel { session, ..tunnel };
-                return onward(core, stream, rest.freeze(), tunnel, authority, Tongue::Connect).await;
+                drop(buffer);
+                return Box::pin(onward(core, stream, rest, tunnel, authority, Tongue::Connect)).await;
             }
             Err(rejection) => {
                 let retry = rejection.code == Code::ProxyAuthRequired && rest.is_empty();
@@ -159,10 +161,10 @@ pub async fn onward<S>(
     S: AsyncRead + AsyncWrite + Bare + Unpin + 'static,
 {
     if blind::applies(&core, &authority) {
-        match core.upstream.bare(&authority).await {
+        match Box::pin(core.upstream.bare(&authority)).await {
             Ok(upstream) => {
                 if stream.write_all(tongue.established()).await.is_ok() {
-                    blind::serve(&core, stream, rest, upstream, &authority, &tunnel).await;
+                    Box::pin(blind::serve(&core, stream, rest, upstream, &authority, &tunnel)).await;
                 }
             }
             Err(why) => match tongue {
@@ -174,7 +176,7 @@ pub async fn onward<S>(
     }
     if stream.write_all(tongue.established()).await.is_ok() {
         tunnel.target = Some((Scheme::Https, authority));
-        intercept::tunnelled(core, Prefixed::new(rest, stream), tunnel).await;
+        Box::pin(intercept::tunnelled(core, Prefixed::new(rest, stream), tunnel)).await;
     }
 }
 

@@ -48,7 +48,8 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin + 'static>(core: Rc<Core>, 
                 Came::End => return,
             }
         }
-        match serve::serve(&core, &tunnel, &mut agent).await {
+        // In a box, so that an idle connection has no room for it.
+        match Box::pin(serve::serve(&core, &tunnel, &mut agent)).await {
             Went::On if core.draining.begun() => return agent.close().await,
             Went::On => agent.rest(),
             Went::Out => return agent.close().await,
@@ -57,5 +58,5 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin + 'static>(core: Rc<Core>, 
         }
     }
     let (input, stream) = agent.into_parts();
-    intercept::serve_http1(core, Prefixed::new(input.freeze(), stream), tunnel).await;
+    Box::pin(intercept::serve_http1(core, Prefixed::new(input.freeze(), stream), tunnel)).await;
 }
