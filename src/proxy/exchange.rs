@@ -367,8 +367,13 @@ pub(super) fn fresh(core: &Core, authorized: &Authorized, now: Moment) -> Result
     match authorized {
         Authorized::Plain => Ok(()),
         _ if !core.shared.registry.is_stale(now) => Ok(()),
-        _ => Err(Rejection::new(Code::StoreUnavailable, "the store has been out of reach for too long")),
+        _ => Err(stale()),
     }
+}
+
+/// Revocations can't be known.
+pub(super) fn stale() -> Rejection {
+    Rejection::new(Code::StoreUnavailable, "the store has been out of reach for too long")
 }
 
 /// Enters the exchange among those that end with their token, or with the session of their proxy

@@ -19,7 +19,7 @@ use super::{Went, answer};
 use crate::credential::Credential;
 use crate::proxy::account::Account;
 use crate::proxy::core::Core;
-use crate::proxy::exchange::{failed, fresh};
+use crate::proxy::exchange::{failed, fresh, stale};
 use crate::proxy::record::{self, Use};
 use crate::proxy::reject::{Code, Rejection};
 use crate::proxy::running::Run;
@@ -121,6 +121,14 @@ async fn request(
         record::intent_among_others(core, tunnel, exchange, target, &Use::of(found), &digest, &permit, now.time())
             .await?;
     account.owe(found.token.session.id, Some(Arc::clone(permit.rule())), draft);
+    // Others were recorded meanwhile.
+    let now = Moment::now(&*core.shared.clock);
+    if core.shared.registry.is_stale(now) {
+        return Err(stale());
+    }
+    if let Some(ended) = ready.run.ended_at(now.time()) {
+        return Err(Rejection::from(ended));
+    }
     let Credential::Pasted(secret) = put::opened(core, exchange, &found.key, permit, receipt)? else {
         return Err(Rejection::new(Code::Internal, "what the key holds isn't put into a header"));
     };
