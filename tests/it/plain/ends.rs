@@ -1,10 +1,14 @@
 //! Plain exchanges that end otherwise than they began: what is left of one is never another's.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
+use sallyport::model::{Authority, Secret};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
 use crate::support::world::HOST;
@@ -125,4 +129,92 @@ async fn flood_of_requests_whose_replies_nobody_reads_stops_at_a_bound() {
     let before = world.upstream.received().len();
     assert_eq!(world.agent().ask(HOST, world.get("/")).await.status, 200);
     assert!(before < 20_000, "{before} requests went on for an agent that reads nothing");
+}
+
+/// Somebody who accepts connections and says nothing on them.
+async fn silent() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let at = listener.local_addr().expect("an address");
+    (listener, at)
+}
+
+#[tokio::test]
+async fn exchange_that_ends_while_its_upstream_is_dialled_never_uses_its_key() {
+    for agent_leaves in [false, true] {
+        let (listener, at) = silent().await;
+        let world = World::build()
+            .settings(move |s| {
+                s.upstream.resolve.insert(Authority::parse(HOST, 443).expect("an authority"), at);
+            })
+            .start()
+            .await;
+        let mut raw = world.agent().inside(HOST, b"http/1.1").await;
+        raw.send(world.head("/")).await;
+        let (mut dialled, _) = soon("the connection", listener.accept()).await.expect("accepted");
+        if agent_leaves {
+            drop(raw);
+        } else {
+            world.node.revoke_token(&world.token, "test");
+            let reply = raw.reply().await.expect("a reply");
+            assert_eq!((reply.status, reply.code.as_str()), (403, "token_revoked"));
+        }
+        let mut hello = Vec::new();
+        let left = soon("the end of the upstream's connection", dialled.read_to_end(&mut hello)).await;
+        assert!(left.is_ok_and(|len| len > 0), "{agent_leaves}");
+        assert_eq!(world.stopped("intent").await.len(), 0, "{agent_leaves}");
+    }
+}
+
+#[tokio::test]
+async fn key_that_is_bound_while_the_reply_is_awaited_does_not_come_back_in_it() {
+    const LATER: &str = "sk-stored-afterwards-7c";
+    let (has, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (of_has, of_go) = (Arc::clone(&has), Arc::clone(&go));
+    let script = move |mut raw: Raw, _| {
+        let (has, go) = (Arc::clone(&of_has), Arc::clone(&of_go));
+        async move {
+            raw.head().await;
+            has.notify_one();
+            go.notified().await;
+            raw.send(format!("HTTP/1.1 200 OK\r\nx-{LATER}: {LATER}\r\ncontent-length: 23\r\n\r\n{LATER}")).await;
+            raw.rest().await;
+        }
+    };
+    let world = World::build().script(script).start().await;
+    let mut raw = world.agent().inside(HOST, b"http/1.1").await;
+    raw.send(world.head("/")).await;
+    soon("the request", has.notified()).await;
+    let key = &world.key;
+    let name = "later".parse().expect("a name");
+    let (destination, shape) = (key.destination.clone(), key.shape.clone());
+    let secret = Secret::new(LATER.as_bytes().to_vec());
+    world.node.add_key(&name, &key.provider, key.environment, destination, shape, &secret).expect("a key");
+    go.notify_one();
+    let reply = raw.reply().await.expect("a reply");
+    assert_eq!((reply.status, reply.body), (200, b"*".repeat(23)));
+    assert!(!reply.head.contains("stored-afterwards"), "{}", reply.head);
+}
+
+#[tokio::test]
+async fn what_goes_another_way_is_sent_and_recorded_once() {
+    // The upstream speaks HTTP/2 only, which is known when it was dialled; later it is known before.
+    let world = World::build().upstream(|u| u.alpn = vec!["h2"]).start().await;
+    let (gone, value) = world.node.mint(&world.started, &world.key).expect("a token");
+    world.node.revoke_token(&gone, "test");
+    for body in ["first", "second"] {
+        let mut agent = world.agent().http1::<Full<Bytes>>(HOST).await;
+        assert_eq!(agent.ask(world.request("POST", "/", body)).await.status, 200);
+        let bodies: Vec<_> = world.upstream.received().iter().map(|r| r.body.clone()).collect();
+        assert_eq!(bodies.last().map(|body| &body[..]), Some(body.as_bytes()));
+    }
+    let mut raw = world.agent().inside(HOST, b"http/1.1").await;
+    raw.send(format!("GET / HTTP/1.1\r\nhost: {HOST}\r\nauthorization: Bearer {}\r\n\r\n", value.expose())).await;
+    assert_eq!(raw.reply().await.expect("a reply").code, "token_revoked");
+    assert_eq!(world.upstream.received().len(), 2);
+    let audit = world.home.audit_dir();
+    assert_eq!(world.stopped("intent").await.len(), 2);
+    let filter = sallyport::audit::Filter { limit: 10_000, ..Default::default() };
+    let records = sallyport::audit::query(&audit, &filter).expect("readable");
+    let count = |kind: &str| records.iter().filter(|record| record["kind"] == kind).count();
+    assert_eq!((count("outcome"), count("denied")), (2, 1));
 }
