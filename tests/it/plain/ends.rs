@@ -211,10 +211,9 @@ async fn what_goes_another_way_is_sent_and_recorded_once() {
     raw.send(format!("GET / HTTP/1.1\r\nhost: {HOST}\r\nauthorization: Bearer {}\r\n\r\n", value.expose())).await;
     assert_eq!(raw.reply().await.expect("a reply").code, "token_revoked");
     assert_eq!(world.upstream.received().len(), 2);
-    let audit = world.home.audit_dir();
-    assert_eq!(world.stopped("intent").await.len(), 2);
+    world.node.stop(Duration::from_secs(5)).await;
     let filter = sallyport::audit::Filter { limit: 10_000, ..Default::default() };
-    let records = sallyport::audit::query(&audit, &filter).expect("readable");
+    let records = sallyport::audit::query(&world.home.audit_dir(), &filter).expect("readable");
     let count = |kind: &str| records.iter().filter(|record| record["kind"] == kind).count();
-    assert_eq!((count("outcome"), count("denied")), (2, 1));
+    assert_eq!((count("intent"), count("outcome"), count("denied")), (2, 2, 1));
 }
