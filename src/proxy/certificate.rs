@@ -14,7 +14,7 @@ use super::authorize::Authorized;
 use super::core::Core;
 use super::identify::{Found, Identified};
 use super::put;
-use super::record::{self, Use};
+use super::record::{Intended, Use};
 use super::reject::{Code, Rejection};
 use super::target::Target;
 use super::tunnel::Tunnel;
@@ -94,7 +94,8 @@ pub fn owe<B>(
         return Err(Rejection::new(Code::HostNotAllowed, why));
     }
     let usage = Use { session, token, key: &key, slot: &slot };
-    let (receipt, draft) = record::intent(core, tunnel, exchange, target, &usage, policies, &permit, moment.time())?;
+    let intended = Intended { tunnel, exchange, target, usage, policies, permit: &permit, at: moment.time() };
+    let (receipt, draft) = intended.record(core)?;
     account.owe(session.id, Some(Arc::clone(permit.rule())), draft);
     if let Some(header) = slot.header() {
         request.headers_mut().remove(header);

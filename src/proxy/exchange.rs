@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::header::{CONTENT_TYPE, EXPECT, PROXY_AUTHORIZATION, RANGE};
+use http::header::{CONNECTION, CONTENT_TYPE, EXPECT, PROXY_AUTHORIZATION, RANGE};
 use http::{HeaderName, HeaderValue, Method, Request, Response, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
@@ -42,15 +42,34 @@ pub async fn serve(core: Rc<Core>, tunnel: Rc<Tunnel>, mut request: Request<Inco
     let exchange = core.exchange_id_at(began.time());
     let asked = upgrade::read(&mut request);
     let grpc = is_grpc(&request);
+    let expects = request.headers().get(EXPECT).is_some_and(is_continue);
+    let version = request.version();
+    let unread = version == Version::HTTP_11 && !request.body().is_end_stream();
     let account = Account::open(Rc::clone(&core), Rc::clone(&tunnel), exchange, request.method().clone(), began);
-    match run(&core, &tunnel, exchange, request, asked, account).await {
-        Ok(response) => response,
+    let (counted, settings) = (account.counted(), &core.shared.settings);
+    let request = request.map(|body| Upload::new(body, version, Rc::clone(&counted), settings.deadlines.idle_body));
+    counted.undecided.set(unread);
+    let served = run(&core, &tunnel, exchange, request, asked, account).await;
+    counted.undecided.set(false);
+    match served {
+        Ok(response) => {
+            counted.left.take();
+            response
+        }
         Err((rejection, mut account)) => {
             core.refused(exchange, &tunnel, account.authority(), account.asker(), &rejection);
             account.close(rejection.status(), Some(&rejection));
             match grpc {
                 true => rejection.in_grpc(exchange).map(|_| Reply::Own(None)),
-                false => rejection.response(exchange).map(|body| Reply::Own(Some(body))),
+                false => {
+                    let mut response = rejection.response(exchange).map(|body| Reply::Own(Some(body)));
+                    // A body that isn't read to its end may never end: no other request follows it.
+                    let (most, deadline) = (settings.limits.whole_body, settings.deadlines.whole_body);
+                    if unread && !counted.read_rest(most, deadline, expects).await {
+                        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                    }
+                    response
+                }
             }
         }
     }
@@ -74,7 +93,7 @@ async fn run(
     core: &Rc<Core>,
     tunnel: &Rc<Tunnel>,
     exchange: ExchangeId,
-    request: Request<Incoming>,
+    request: Request<Upload>,
     asked: Result<Option<Asked>, Rejection>,
     mut account: Box<Account>,
 ) -> Result<Response<Reply>, Refused> {
@@ -103,9 +122,7 @@ async fn run(
             Box::pin(issue::serve(core, tunnel, exchange, request, &target, &bound, session, &mut account)).await;
         return answered.map_err(|rejection| (rejection, account));
     }
-    let (version, counted) = (request.version(), account.counted());
-    let idle = shared.settings.deadlines.idle_body;
-    let mut request = request.map(|body| Upload::new(body, version, counted, idle));
+    let (version, mut request) = (request.version(), request);
     let mut finder = Finder {
         registry: &shared.registry,
         bound: bound.keys(),

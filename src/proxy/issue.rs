@@ -14,16 +14,15 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
-use hyper::body::Incoming;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use super::account::Account;
 use super::core::{Bound, Core};
 use super::identify::strip_scheme;
-use super::record::{self, Cause, Use};
+use super::record::{Cause, Intended, Use};
 use super::reject::{Code, Rejection};
 use super::relay::Reply;
 use super::target::Target;
@@ -58,14 +57,14 @@ pub async fn serve(
     core: &Rc<Core>,
     tunnel: &Rc<Tunnel>,
     exchange: ExchangeId,
-    request: Request<Incoming>,
+    request: Request<Upload>,
     target: &Target,
     bound: &Bound,
     session: Option<&Arc<LiveSession>>,
     account: &mut Account,
 ) -> Result<Response<Reply>, Rejection> {
-    let (version, (parts, body)) = (request.version(), request.into_parts());
-    let body = whole(core, version, body, account).await?;
+    let (parts, body) = request.into_parts();
+    let body = whole(core, body).await?;
     let kind = parts.headers.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
     let asked = Asked::read(kind, &body)
         .ok_or_else(|| Rejection::new(Code::BadRequest, "the call of the token endpoint is neither a form nor JSON"))?;
@@ -95,7 +94,8 @@ pub async fn serve(
     let (permit, digest) = decided(core, &cause, &key)?;
     let usage = Use { session: &token.session, token: Some(token.id), key: &key, slot: &cause.slot };
     let now = core.shared.clock.now();
-    let (receipt, draft) = record::intent(core, tunnel, exchange, target, &usage, &digest, &permit, now)?;
+    let intended = Intended { tunnel, exchange, target, usage, policies: &digest, permit: &permit, at: now };
+    let (receipt, draft) = intended.record(core)?;
     account.owe(token.session.id, Some(Arc::clone(permit.rule())), draft);
     // What the agent gets stands for an access token that is there; it isn't shown.
     drop(core.shared.mints.open(permit, receipt, &key).map_err(|why| mint::rejection(&why))?);
@@ -115,16 +115,10 @@ pub async fn serve(
     Ok(response)
 }
 
-async fn whole(
-    core: &Core,
-    version: Version,
-    body: Incoming,
-    account: &Account,
-) -> Result<Zeroizing<Vec<u8>>, Rejection> {
-    let settings = &core.shared.settings;
+async fn whole(core: &Core, body: Upload) -> Result<Zeroizing<Vec<u8>>, Rejection> {
+    let deadline = core.shared.settings.deadlines.head;
     let most = core.shared.mints.settings().message_bytes;
-    let upload = Upload::new(body, version, account.counted(), settings.deadlines.idle_body);
-    let collected = tokio::time::timeout(settings.deadlines.head, Limited::new(upload, most).collect()).await;
+    let collected = tokio::time::timeout(deadline, Limited::new(body, most).collect()).await;
     match collected {
         Ok(Ok(body)) => Ok(Zeroizing::new(body.to_bytes().to_vec())),
         Ok(Err(why)) if why.is::<LengthLimitError>() => {

@@ -12,7 +12,7 @@ use super::account::Account;
 use super::authorize::Authorized;
 use super::core::Core;
 use super::identify::{Found, Identified};
-use super::record::{self, Use};
+use super::record::{Intended, Use};
 use super::reject::{Code, Rejection};
 use super::signed::{self, ToSign};
 use super::target::Target;
@@ -64,8 +64,9 @@ pub fn put<B>(
             // That of a key which its connection showed is used up.
             let put = identified.found.iter().filter(|found| !certificate::of_connection(found));
             for (found, permit) in put.zip(permits) {
-                let (receipt, draft) =
-                    record::intent(core, tunnel, exchange, target, &Use::of(found), policies, &permit, at)?;
+                let usage = Use::of(found);
+                let intended = Intended { tunnel, exchange, target, usage, policies, permit: &permit, at };
+                let (receipt, draft) = intended.record(core)?;
                 account.owe(found.token.session.id, Some(Arc::clone(permit.rule())), draft);
                 receipts.push((found, permit, receipt));
             }
@@ -81,7 +82,8 @@ pub fn put<B>(
             let session =
                 session.ok_or_else(|| Rejection::new(Code::Internal, "a key is injected only for a session"))?;
             let usage = Use { session, token: None, key: &key, slot: &slot };
-            let (receipt, draft) = record::intent(core, tunnel, exchange, target, &usage, policies, &permit, at)?;
+            let intended = Intended { tunnel, exchange, target, usage, policies, permit: &permit, at };
+            let (receipt, draft) = intended.record(core)?;
             account.owe(session.id, Some(Arc::clone(permit.rule())), draft);
             let credential = opened(core, exchange, &key, permit, receipt)?;
             enter(request, body, &credential, Place::Empty(&slot), None, at)?;

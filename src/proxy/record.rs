@@ -20,6 +20,7 @@ use crate::session::live::{LiveSession, LiveToken};
 use crate::vault::key::Key;
 
 /// Who uses which key.
+#[derive(Clone, Copy)]
 pub struct Use<'a> {
     /// The session.
     pub session: &'a LiveSession,
@@ -113,86 +114,74 @@ fn without_tokens(path: &str) -> Cow<'_, str> {
     path
 }
 
-/// Records that a key is about to be used. The record is with the operating system when this
-/// returns.
-///
-/// # Errors
-/// The record can't be written; then the key may not be used.
-#[expect(clippy::too_many_arguments, reason = "a record says everything that was decided on")]
-pub fn intent(
-    core: &Core,
-    tunnel: &Tunnel,
-    exchange: ExchangeId,
-    target: &Target,
-    usage: &Use<'_>,
-    policies: &[u8; 32],
-    permit: &Permit,
-    at: Timestamp,
-) -> Result<(Receipt, Draft), Rejection> {
-    let path = without_tokens(target.path());
-    write(core, &of(tunnel, exchange, target, &path, usage, policies, permit, at))
+/// A use of a key, and what it was decided on.
+pub struct Intended<'a> {
+    /// The connection that it is asked on.
+    pub tunnel: &'a Tunnel,
+    /// The exchange.
+    pub exchange: ExchangeId,
+    /// Where the request goes.
+    pub target: &'a Target,
+    /// Who uses which key.
+    pub usage: Use<'a>,
+    /// The digest of the policies that decided.
+    pub policies: &'a [u8; 32],
+    /// What they said.
+    pub permit: &'a Permit,
+    /// When.
+    pub at: Timestamp,
 }
 
-/// The same with one call for all that are recorded in one turn of the core. The record is with the
-/// operating system when what is returned is ready.
-///
-/// # Errors
-/// Records can't be written; then the key may not be used.
-#[expect(clippy::too_many_arguments, reason = "a record says everything that was decided on")]
-pub async fn intent_among_others(
-    core: &Core,
-    tunnel: &Tunnel,
-    exchange: ExchangeId,
-    target: &Target,
-    usage: &Use<'_>,
-    policies: &[u8; 32],
-    permit: &Permit,
-    at: Timestamp,
-) -> Result<(Receipt, Draft), Rejection> {
-    let began = Instant::now();
-    let path = without_tokens(target.path());
-    let queued = core.audit.queue(&of(tunnel, exchange, target, &path, usage, policies, permit, at));
-    let recorded = match queued {
-        Ok(queued) => queued.await,
-        Err(why) => Err(why),
-    };
-    core.timed.appended_since(began);
-    recorded.map_err(|why| unwritten(exchange, &why))
-}
+impl Intended<'_> {
+    /// Records that the key is about to be used. The record is with the operating system when this
+    /// returns.
+    ///
+    /// # Errors
+    /// The record can't be written; then the key may not be used.
+    pub fn record(&self, core: &Core) -> Result<(Receipt, Draft), Rejection> {
+        write(core, &self.intent(&without_tokens(self.target.path())))
+    }
 
-#[expect(clippy::too_many_arguments, reason = "a record says everything that was decided on")]
-fn of<'a>(
-    tunnel: &'a Tunnel,
-    exchange: ExchangeId,
-    target: &'a Target,
-    path: &'a str,
-    usage: &Use<'a>,
-    policies: &'a [u8; 32],
-    permit: &'a Permit,
-    at: Timestamp,
-) -> Intent<'a> {
-    let session: &LiveSession = usage.session;
-    Intent {
-        at,
-        exchange,
-        session: session.id,
-        token: usage.token,
-        org: session.org,
-        project: &session.project,
-        key: usage.key.id,
-        key_name: &usage.key.name,
-        version: usage.key.version,
-        tool: session.tool.as_ref(),
-        method: permit.method(),
-        scheme: target.scheme,
-        authority: &target.authority,
-        path,
-        slot: usage.slot,
-        policy: permit.policy(),
-        rule: permit.rule(),
-        policy_digest: policies,
-        client: tunnel.client.as_deref(),
-        mint: false,
+    /// The same with one call for all that are recorded in one turn of the core. The record is with the
+    /// operating system when what is returned is ready.
+    ///
+    /// # Errors
+    /// The record can't be written; then the key may not be used.
+    pub async fn record_among_others(&self, core: &Core) -> Result<(Receipt, Draft), Rejection> {
+        let began = Instant::now();
+        let queued = core.audit.queue(&self.intent(&without_tokens(self.target.path())));
+        let recorded = match queued {
+            Ok(queued) => queued.await,
+            Err(why) => Err(why),
+        };
+        core.timed.appended_since(began);
+        recorded.map_err(|why| unwritten(self.exchange, &why))
+    }
+
+    fn intent<'a>(&'a self, path: &'a str) -> Intent<'a> {
+        let Use { session, token, key, slot } = self.usage;
+        Intent {
+            at: self.at,
+            exchange: self.exchange,
+            session: session.id,
+            token,
+            org: session.org,
+            project: &session.project,
+            key: key.id,
+            key_name: &key.name,
+            version: key.version,
+            tool: session.tool.as_ref(),
+            method: self.permit.method(),
+            scheme: self.target.scheme,
+            authority: &self.target.authority,
+            path,
+            slot,
+            policy: self.permit.policy(),
+            rule: self.permit.rule(),
+            policy_digest: self.policies,
+            client: self.tunnel.client.as_deref(),
+            mint: false,
+        }
     }
 }
 

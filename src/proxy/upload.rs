@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, Version};
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 
 use super::relay::BodyError;
@@ -25,11 +26,27 @@ pub struct Counted {
     pub broken: Cell<bool>,
     /// The agent's body isn't what it had signed.
     pub refused: Cell<Option<ChunkError>>,
+    /// The exchange may yet be refused: a body that is given up then comes to [`left`](Self::left).
+    pub undecided: Cell<bool>,
+    /// What wasn't read of the body of a request that is refused.
+    pub left: Cell<Option<Incoming>>,
+}
+
+impl Counted {
+    /// Reads what is left of a refused request, so that its connection can serve the next one: whether it
+    /// ended within `most` bytes. Who waits for 100 (Continue) isn't asked for its body.
+    pub async fn read_rest(&self, most: usize, deadline: Duration, expects: bool) -> bool {
+        let Some(left) = self.left.take() else { return false };
+        let fits = left.size_hint().upper().is_none_or(|size| size <= most as u64);
+        let read = Limited::new(left, most).collect();
+        fits && !expects && matches!(tokio::time::timeout(deadline, read).await, Ok(Ok(_)))
+    }
 }
 
 /// The agent's body on its way up: counted, passed through untouched, bounded in idle time.
 pub struct Upload {
-    inner: Incoming,
+    /// There until it is dropped.
+    inner: Option<Incoming>,
     counted: Rc<Counted>,
     idle: Idle,
     /// Over HTTP/2 only END_STREAM ends a body well: hyper also ends it where the agent is lost
@@ -40,7 +57,15 @@ pub struct Upload {
 impl Upload {
     /// The body of a request.
     pub fn new(inner: Incoming, version: Version, counted: Rc<Counted>, idle: Duration) -> Self {
-        Self { inner, counted, idle: Idle::new(idle), marked: version == Version::HTTP_2 }
+        Self { inner: Some(inner), counted, idle: Idle::new(idle), marked: version == Version::HTTP_2 }
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        if self.counted.undecided.get() {
+            self.counted.left.set(self.inner.take());
+        }
     }
 }
 
@@ -57,7 +82,8 @@ impl Body for Upload {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match Pin::new(&mut self.inner).poll_frame(cx) {
+        let Some(inner) = &mut self.inner else { return Poll::Ready(None) };
+        match Pin::new(inner).poll_frame(cx) {
             Poll::Ready(Some(Ok(mut frame))) => {
                 self.idle.reset();
                 if let Some(data) = frame.data_ref() {
@@ -69,9 +95,7 @@ impl Body for Upload {
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(_))) => Poll::Ready(Some(Err(self.broken_off()))),
-            Poll::Ready(None) if self.marked && !self.inner.is_end_stream() => {
-                Poll::Ready(Some(Err(self.broken_off())))
-            }
+            Poll::Ready(None) if self.marked && !self.is_end_stream() => Poll::Ready(Some(Err(self.broken_off()))),
             Poll::Ready(None) => Poll::Ready(None),
             Poll::Pending => match self.idle.poll(cx) {
                 Poll::Ready(()) => Poll::Ready(Some(Err(self.broken_off()))),
@@ -81,11 +105,11 @@ impl Body for Upload {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.inner.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        self.inner.as_ref().map_or_else(SizeHint::default, Body::size_hint)
     }
 }
 

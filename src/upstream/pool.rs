@@ -39,7 +39,6 @@ pub(super) struct Inner {
     interim: Rc<Cell<u64>>,
     /// The time as of the core's last tick: near enough for how long a connection is idle.
     ticked: Cell<Instant>,
-    of_plain: plain::Limits,
 }
 
 /// What connections may be shared by: nothing else may differ between two requests on one.
@@ -134,14 +133,12 @@ impl Upstream {
     /// An empty pool with these settings.
     #[must_use]
     pub fn new(settings: Settings, tls: Tls) -> Self {
-        let interim = Rc::default();
         Self(Rc::new(Inner {
-            of_plain: plain::Limits::new(&settings, &interim),
             settings,
             tls,
             pools: RefCell::default(),
             open: Rc::default(),
-            interim,
+            interim: Rc::default(),
             ticked: Cell::new(Instant::now()),
         }))
     }
@@ -176,7 +173,7 @@ impl Upstream {
             if of.only_h2 {
                 return PlainCheckout::Unfit;
             }
-            if let Some(pooled) = Plain::pooled(&of.plain, now, &inner.settings, inner, &inner.of_plain) {
+            if let Some(pooled) = Plain::pooled(&of.plain, now, inner) {
                 return PlainCheckout::Pooled(pooled);
             }
         }
@@ -201,7 +198,7 @@ impl Upstream {
             }
         };
         let kept = Rc::clone(&inner.pools.borrow_mut().entry(place).or_default().plain);
-        Ok(Plain::new(wire, born, kept, inner, Open::new(&inner.open), inner.of_plain.clone()))
+        Ok(Plain::new(wire, born, kept, inner, Open::new(&inner.open)))
     }
 
     /// What makes a connection for one request that asks to switch protocols: it is never pooled.
@@ -334,6 +331,11 @@ impl Upstream {
 }
 
 impl Inner {
+    /// An interim reply came.
+    pub fn note_interim(&self) {
+        self.interim.set(self.interim.get() + 1);
+    }
+
     /// The time as of the core's last tick.
     pub fn now(&self) -> Instant {
         self.ticked.get()
@@ -381,7 +383,7 @@ impl Inner {
                 return Some((Sender::Http1(sender), born, alarm));
             }
         }
-        let (wire, open, born) = Plain::pooled(&of.plain, now, &self.settings, self, &self.of_plain)?.into_parts();
+        let (wire, open, born) = Plain::pooled(&of.plain, now, self)?.into_parts();
         let handshake = pin!(http1_handshake(wire, self, open));
         // It waits for nothing.
         match handshake.poll(&mut Context::from_waker(Waker::noop())) {

@@ -2,22 +2,19 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 
 use crate::proxy::running::Drained;
 use crate::proxy::settings::Deadlines;
 use crate::proxy::unread::Paced;
 use crate::upstream::Alarm;
-use crate::upstream::plain::Field;
+use crate::upstream::plain::{Field, poll_fill};
 
-/// How much is read at once, in bytes; no more than a TLS record holds (RFC 8446 section 5.1).
-const PIECE: usize = 16 * 1024;
 /// How much is read ahead of an exchange, in bytes.
 const AHEAD: usize = 64 * 1024;
 /// How much an idle connection keeps for what it will read, in bytes.
@@ -54,11 +51,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Agent<S> {
     }
 
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let mut piece = [MaybeUninit::<u8>::uninit(); PIECE];
-        let mut piece = ReadBuf::uninit(&mut piece);
-        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut piece))?;
-        self.input.extend_from_slice(piece.filled());
-        Poll::Ready(Ok(piece.filled().len()))
+        poll_fill(&mut self.stream, cx, &mut self.input)
     }
 
     /// Waits for the beginning of a request.

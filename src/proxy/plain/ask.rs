@@ -7,7 +7,7 @@ use http::Method;
 
 use crate::proxy::coding;
 use crate::proxy::settings::Limits;
-use crate::upstream::plain::Field;
+use crate::upstream::plain::{Field, content_length};
 
 /// A request's head. Ranges are of what was read.
 pub(super) struct Ask {
@@ -129,7 +129,7 @@ fn sorted(
             Kind::Passes => false,
             Kind::Unfit => true,
             Kind::Host => host.replace(at).is_some(),
-            Kind::Length => body.replace(length(field.value)?).is_some(),
+            Kind::Length => body.replace(usize::try_from(content_length(field.value)?).ok()?).is_some(),
             Kind::AcceptEncoding => std::mem::replace(&mut codings, true) || !coding::all_decoded(field.value),
             Kind::Cookie => std::mem::replace(&mut cookies, true),
             Kind::Connection => {
@@ -149,12 +149,4 @@ fn sorted(
         return None;
     }
     Some(Ask { method, path: start..start + path.len(), host: host?, codings, head, body, lasts })
-}
-
-/// `Content-Length` (RFC 9110 section 8.6): digits and nothing else.
-fn length(value: &[u8]) -> Option<usize> {
-    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    std::str::from_utf8(value).ok()?.parse().ok()
 }

@@ -20,7 +20,7 @@ use crate::credential::Credential;
 use crate::proxy::account::Account;
 use crate::proxy::core::Core;
 use crate::proxy::exchange::{failed, fresh, stale};
-use crate::proxy::record::{self, Use};
+use crate::proxy::record::{Intended, Use};
 use crate::proxy::reject::{Code, Rejection};
 use crate::proxy::running::Run;
 use crate::proxy::tunnel::Tunnel;
@@ -117,9 +117,9 @@ async fn request(
     let gone = || Rejection::new(Code::Internal, "the permit is gone");
     let permit = ready.take_permit().ok_or_else(gone)?;
     let (found, target) = (ready.identified.found.first().ok_or_else(gone)?, &ready.target);
-    let (receipt, draft) =
-        record::intent_among_others(core, tunnel, exchange, target, &Use::of(found), &digest, &permit, now.time())
-            .await?;
+    let (usage, at) = (Use::of(found), now.time());
+    let intended = Intended { tunnel, exchange, target, usage, policies: &digest, permit: &permit, at };
+    let (receipt, draft) = intended.record_among_others(core).await?;
     account.owe(found.token.session.id, Some(Arc::clone(permit.rule())), draft);
     // Others were recorded meanwhile.
     let now = Moment::now(&*core.shared.clock);

@@ -19,7 +19,7 @@ use crate::proxy::exchange::fresh;
 use crate::proxy::identify::{Finder, Found, Identified, not_a_slot, part_of_more, with_shape};
 use crate::proxy::inject;
 use crate::proxy::put;
-use crate::proxy::record::{self, Use};
+use crate::proxy::record::{Intended, Use};
 use crate::proxy::reject::{Code, Rejection};
 use crate::proxy::running::Run;
 use crate::proxy::slots::json;
@@ -100,8 +100,9 @@ impl Swaps {
             let usage = Use::of(found);
             let tunnel = account.tunnel();
             let (exchange, target) = (decided.exchange, &decided.target);
-            let (receipt, draft) =
-                record::intent(core, tunnel, exchange, target, &usage, policies.digest(), &permit, at)?;
+            let intended =
+                Intended { tunnel, exchange, target, usage, policies: policies.digest(), permit: &permit, at };
+            let (receipt, draft) = intended.record(core)?;
             run.lives_with(&found.token);
             receipts.push((found, permit, receipt, draft));
         }

@@ -159,7 +159,7 @@ impl Line {
                 }
                 14 if is("content-length") => {
                     framings += 1;
-                    framing = Framing::Length(length(field.value).ok_or(httparse::Error::HeaderValue)?);
+                    framing = Framing::Length(content_length(field.value).ok_or(httparse::Error::HeaderValue)?);
                 }
                 // A transfer coding beneath the chunks isn't decoded by anyone behind here.
                 17 if is("transfer-encoding") => {
@@ -212,7 +212,8 @@ impl Line {
 const ROOM: usize = 2048;
 
 /// `Content-Length` (RFC 9110 section 8.6): digits and nothing else.
-fn length(value: &[u8]) -> Option<u64> {
+#[must_use]
+pub fn content_length(value: &[u8]) -> Option<u64> {
     if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
         return None;
     }

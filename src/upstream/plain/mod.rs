@@ -8,12 +8,12 @@
 mod body;
 mod head;
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Instant;
 
@@ -30,7 +30,7 @@ use super::stream::Stream;
 use super::{Error, Settings, Stage};
 
 pub(super) use body::PlainBody;
-pub use head::{Field, Head};
+pub use head::{Field, Head, content_length};
 
 /// How much is read at once before a body, in bytes; no more than a TLS record holds (RFC 8446 section 5.1).
 const PIECE: usize = 16 * 1024;
@@ -89,14 +89,22 @@ struct Line {
     open: Open,
 }
 
+/// Reads on, without room of its own for what doesn't come. Ready with 0 at the end.
+pub fn poll_fill<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    cx: &mut Context<'_>,
+    input: &mut BytesMut,
+) -> Poll<io::Result<usize>> {
+    let mut piece = [MaybeUninit::<u8>::uninit(); PIECE];
+    let mut piece = ReadBuf::uninit(&mut piece);
+    ready!(Pin::new(stream).poll_read(cx, &mut piece))?;
+    input.extend_from_slice(piece.filled());
+    Poll::Ready(Ok(piece.filled().len()))
+}
+
 impl Line {
-    /// Reads on. Ready with 0 at the end.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let mut piece = [MaybeUninit::<u8>::uninit(); PIECE];
-        let mut piece = ReadBuf::uninit(&mut piece);
-        ready!(Pin::new(&mut self.wire).poll_read(cx, &mut piece))?;
-        self.input.extend_from_slice(piece.filled());
-        Poll::Ready(Ok(piece.filled().len()))
+        poll_fill(&mut self.wire, cx, &mut self.input)
     }
 
     /// Whether the upstream has neither closed it nor said anything unasked.
@@ -111,26 +119,7 @@ pub struct Plain {
     born: Instant,
     alarm: Alarm,
     kept: Kept,
-    home: Weak<Inner>,
-    limits: Limits,
-}
-
-/// What a connection needs of the settings.
-#[derive(Clone)]
-pub(super) struct Limits {
-    headers: std::time::Duration,
-    idle_body: std::time::Duration,
-    interim: u32,
-    /// How many interim replies came, on all connections.
-    all_interim: Rc<Cell<u64>>,
-}
-
-impl Limits {
-    pub fn new(settings: &Settings, all_interim: &Rc<Cell<u64>>) -> Self {
-        let deadlines = &settings.deadlines;
-        let all_interim = Rc::clone(all_interim);
-        Self { headers: deadlines.headers, idle_body: deadlines.idle_body, interim: settings.interim, all_interim }
-    }
+    home: Rc<Inner>,
 }
 
 /// Why there is no reply.
@@ -168,25 +157,18 @@ impl AsyncWrite for Wire {
 }
 
 impl Plain {
-    pub(super) fn new(wire: Wire, born: Instant, kept: Kept, home: &Rc<Inner>, open: Open, limits: Limits) -> Self {
+    pub(super) fn new(wire: Wire, born: Instant, kept: Kept, home: &Rc<Inner>, open: Open) -> Self {
         let line = Line { wire, input: BytesMut::new(), fields: Vec::new(), seen: 0, open };
-        Self { line, born, alarm: Alarm::default(), kept, home: Rc::downgrade(home), limits }
+        Self { line, born, alarm: Alarm::default(), kept, home: Rc::clone(home) }
     }
 
     /// One that is idle, if any still may be used.
-    pub(super) fn pooled(
-        kept: &Kept,
-        now: Instant,
-        settings: &Settings,
-        home: &Rc<Inner>,
-        limits: &Limits,
-    ) -> Option<Self> {
+    pub(super) fn pooled(kept: &Kept, now: Instant, home: &Rc<Inner>) -> Option<Self> {
         loop {
             let mut idle = kept.borrow_mut().pop()?;
-            if idle.is_young(now, settings) {
+            if idle.is_young(now, &home.settings) {
                 let Idle { line, born, alarm, .. } = idle;
-                let (kept, home, limits) = (Rc::clone(kept), Rc::downgrade(home), limits.clone());
-                return Some(Self { line, born, alarm, kept, home, limits });
+                return Some(Self { line, born, alarm, kept: Rc::clone(kept), home: Rc::clone(home) });
             }
         }
     }
@@ -207,7 +189,7 @@ impl Plain {
         method: &http::Method,
         mut watch: impl FnMut(&mut Context<'_>) -> Poll<W>,
     ) -> Result<Head, Unanswered<W>> {
-        self.alarm.set(self.limits.headers);
+        self.alarm.set(self.home.settings.deadlines.headers);
         let (mut rest, mut interim, mut flushed) = (request, 0, false);
         let failed = |why| Poll::Ready(Err(Unanswered::Failed(why)));
         poll_fn(|cx| {
@@ -231,8 +213,8 @@ impl Plain {
                     Poll::Ready(Err(why)) => return failed(why),
                     Poll::Ready(Ok(head)) if head.status.is_informational() => {
                         interim += 1;
-                        self.limits.all_interim.set(self.limits.all_interim.get() + 1);
-                        if interim > self.limits.interim {
+                        self.home.note_interim();
+                        if interim > self.home.settings.interim {
                             return failed(Error::Interim);
                         }
                         self.line.drop_head(&head);
@@ -274,14 +256,13 @@ impl Plain {
     }
 
     fn give_back(mut self, lasts: bool) {
-        let Some(home) = self.home.upgrade() else { return };
         if !lasts || !self.line.input.is_empty() {
             return;
         }
         self.line.rest();
         let mut kept = self.kept.borrow_mut();
-        if kept.len() < home.settings.pool.max_idle {
-            kept.push(Idle { line: self.line, born: self.born, since: home.now(), alarm: self.alarm });
+        if kept.len() < self.home.settings.pool.max_idle {
+            kept.push(Idle { line: self.line, born: self.born, since: self.home.now(), alarm: self.alarm });
         }
     }
 
@@ -293,7 +274,7 @@ impl Plain {
         let mut response = Response::new(());
         *response.status_mut() = head.status;
         self.line.put_fields(response.headers_mut())?;
-        let idle = self.limits.idle_body;
+        let idle = self.home.settings.deadlines.idle_body;
         let body = PlainBody::new(self, head);
         Ok(response.map(|()| ReplyBody::plain(body, idle)))
     }

@@ -163,3 +163,32 @@ async fn host_that_is_no_text_is_refused_at_the_gateway_too() {
     assert_eq!(raw.reply().await.expect("a reply").code, "bad_request");
     assert!(world.upstream.received().is_empty());
 }
+
+#[tokio::test]
+async fn refusal_before_the_body_is_there_says_that_the_connection_ends() {
+    let world = World::start().await;
+    for credential in ["Bearer sk-live-of-nobody", "Basic eDp5"] {
+        let mut raw = world.agent().inside(HOST, b"http/1.1").await;
+        raw.send(get("/first", &format!("Authorization: {}\r\n", world.bearer()))).await;
+        assert_eq!(raw.reply().await.expect("a reply").status, 200);
+        raw.send(get("/refused", &format!("Content-Length: 200\r\nAuthorization: {credential}\r\n"))).await;
+        let head = raw.head().await.to_ascii_lowercase();
+        assert!(
+            head.starts_with("http/1.1 403") && head.contains("sallyport-error: credential_unregistered"),
+            "{head}"
+        );
+        assert!(head.contains("\r\nconnection: close\r\n"), "{head}");
+        // The agent knows, so that its next request goes elsewhere.
+        assert!(String::from_utf8_lossy(&raw.rest().await).ends_with("}\n"));
+    }
+}
+
+#[tokio::test]
+async fn request_after_a_refused_one_whose_body_came_is_served() {
+    let world = World::start().await;
+    let mut raw = world.agent().inside(HOST, b"http/1.1").await;
+    raw.send(get("/refused", "Content-Length: 5\r\nAuthorization: Bearer sk-live-of-nobody\r\n") + "hello").await;
+    assert_eq!(raw.reply().await.expect("a reply").code, "credential_unregistered");
+    raw.send(get("/next", &format!("Authorization: {}\r\n", world.bearer()))).await;
+    assert_eq!(raw.reply().await.expect("a reply").status, 200);
+}
