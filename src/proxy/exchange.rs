@@ -288,21 +288,38 @@ async fn run(
         if let Some(ended) = run.as_ref().and_then(|run| run.ended_at(now.time())) {
             step!(Err(Rejection::from(ended)));
         }
-        let mut body = whole.clone();
-        step!(put::put(
+        let receipts = put::record(
             core,
             tunnel,
             exchange,
             &target,
             &identified,
             policies.digest(),
-            now,
-            authorized,
+            now.time(),
+            &authorized,
             session.as_ref(),
+            &mut account,
+        );
+        let receipts = step!(receipts.await);
+        if !receipts.is_empty() {
+            // Others were recorded meanwhile.
+            now = Moment::now(&*shared.clock);
+            step!(fresh(core, &authorized, now));
+            if let Some(ended) = run.as_ref().and_then(|run| run.ended_at(now.time())) {
+                step!(Err(Rejection::from(ended)));
+            }
+        }
+        let mut body = whole.clone();
+        step!(put::put(
+            core,
+            exchange,
+            &identified,
+            now.time(),
+            authorized,
+            receipts,
             signed.as_ref(),
             &mut request,
-            body.as_mut(),
-            &mut account
+            body.as_mut()
         ));
         if let Some(body) = body {
             body.put(&mut request);

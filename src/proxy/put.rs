@@ -24,7 +24,6 @@ use crate::credential::{self, Credential};
 use crate::model::{ExchangeId, Slot, Timestamp};
 use crate::policy::Permit;
 use crate::session::live::LiveSession;
-use crate::session::registry::Moment;
 use crate::vault::key::Key;
 
 /// Where in the request the credential goes.
@@ -36,41 +35,77 @@ enum Place<'a> {
     Empty(&'a Slot),
 }
 
-/// Uses the keys that were permitted.
+/// Records that the keys that were permitted are about to be used, together with what other exchanges record
+/// now: one receipt for each that is put in, in the order of the permits. What may have ended meanwhile has to
+/// be looked at again.
 ///
 /// # Errors
-/// The use can't be recorded, a key can't be opened, or what it holds can't be put into this request.
+/// The use can't be recorded.
 #[expect(clippy::too_many_arguments, reason = "the step joins what all steps before it found")]
-pub fn put<B>(
+pub async fn record(
     core: &Core,
     tunnel: &Tunnel,
     exchange: ExchangeId,
     target: &Target,
     identified: &Identified,
     policies: &[u8; 32],
-    moment: Moment,
-    authorized: Authorized,
+    at: Timestamp,
+    authorized: &Authorized,
     session: Option<&Arc<LiveSession>>,
-    signed: Option<&ToSign>,
-    request: &mut Request<B>,
-    mut body: Option<&mut Whole>,
     account: &mut Account,
-) -> Result<(), Rejection> {
-    let at = moment.time();
+) -> Result<Vec<Receipt>, Rejection> {
+    let mut receipts = Vec::new();
     match authorized {
         Authorized::Plain => {}
         Authorized::Swap(permits) => {
-            let mut receipts = Vec::with_capacity(permits.len());
-            // That of a key which its connection showed is used up.
-            let put = identified.found.iter().filter(|found| !certificate::of_connection(found));
-            for (found, permit) in put.zip(permits) {
+            receipts.reserve_exact(permits.len());
+            for (found, permit) in in_request(identified).zip(permits) {
                 let usage = Use::of(found);
-                let intended = Intended { tunnel, exchange, target, usage, policies, permit: &permit, at };
-                let (receipt, draft) = intended.record(core)?;
+                let intended = Intended { tunnel, exchange, target, usage, policies, permit, at };
+                let (receipt, draft) = intended.record_among_others(core).await?;
                 account.owe(found.token.session.id, Some(Arc::clone(permit.rule())), draft);
-                receipts.push((found, permit, receipt));
+                receipts.push(receipt);
             }
-            for (found, permit, receipt) in receipts {
+        }
+        Authorized::Fill(fill) => {
+            let (key, slot, permit) = &**fill;
+            let session =
+                session.ok_or_else(|| Rejection::new(Code::Internal, "a key is injected only for a session"))?;
+            let usage = Use { session, token: None, key, slot };
+            let intended = Intended { tunnel, exchange, target, usage, policies, permit, at };
+            let (receipt, draft) = intended.record_among_others(core).await?;
+            account.owe(session.id, Some(Arc::clone(permit.rule())), draft);
+            receipts.push(receipt);
+        }
+    }
+    Ok(receipts)
+}
+
+/// What is found for keys that are put into the request: that of a key which its connection showed is used up.
+fn in_request(identified: &Identified) -> impl Iterator<Item = &Found> {
+    identified.found.iter().filter(|found| !certificate::of_connection(found))
+}
+
+/// Uses the keys that were permitted, and whose use was recorded.
+///
+/// # Errors
+/// A key can't be opened, or what it holds can't be put into this request.
+#[expect(clippy::too_many_arguments, reason = "the step joins what all steps before it found")]
+pub fn put<B>(
+    core: &Core,
+    exchange: ExchangeId,
+    identified: &Identified,
+    at: Timestamp,
+    authorized: Authorized,
+    receipts: Vec<Receipt>,
+    signed: Option<&ToSign>,
+    request: &mut Request<B>,
+    mut body: Option<&mut Whole>,
+) -> Result<(), Rejection> {
+    match authorized {
+        Authorized::Plain => {}
+        Authorized::Swap(permits) => {
+            for ((found, permit), receipt) in in_request(identified).zip(permits).zip(receipts) {
                 let credential = opened(core, exchange, &found.key, permit, receipt)?;
                 let place = Place::Of(found);
                 enter(request, body.as_deref_mut(), &credential, place, signed, at)?;
@@ -79,12 +114,8 @@ pub fn put<B>(
         }
         Authorized::Fill(fill) => {
             let (key, slot, permit) = *fill;
-            let session =
-                session.ok_or_else(|| Rejection::new(Code::Internal, "a key is injected only for a session"))?;
-            let usage = Use { session, token: None, key: &key, slot: &slot };
-            let intended = Intended { tunnel, exchange, target, usage, policies, permit: &permit, at };
-            let (receipt, draft) = intended.record(core)?;
-            account.owe(session.id, Some(Arc::clone(permit.rule())), draft);
+            let unrecorded = || Rejection::new(Code::Internal, "the use of the key isn't recorded");
+            let receipt = receipts.into_iter().next().ok_or_else(unrecorded)?;
             let credential = opened(core, exchange, &key, permit, receipt)?;
             enter(request, body, &credential, Place::Empty(&slot), None, at)?;
             core.shared.metrics.injected(key.provider.as_str(), slot.label());
