@@ -27,6 +27,7 @@ use super::upgrade::Became;
 use super::wire::Prefixed;
 use super::worded::Worded;
 use crate::model::{Fingerprint, Host, Scheme};
+use crate::upstream::Gathered;
 
 /// The first byte of a TLS record that carries a handshake (RFC 8446 section 5.1).
 const HANDSHAKE: u8 = 0x16;
@@ -191,7 +192,7 @@ async fn serve_http2<S: AsyncRead + AsyncWrite + Unpin + 'static>(core: Rc<Core>
         .keep_alive_interval(settings.deadlines.head)
         .keep_alive_timeout(settings.deadlines.tls);
     let probe = Rc::clone(&tunnel);
-    let stream = TokioIo::new(Paced::new(stream, &settings.deadlines));
+    let stream = TokioIo::new(Gathered::new(Paced::new(stream, &settings.deadlines)));
     let service = service(&core, tunnel, move || streams.begin());
     let mut connection = std::pin::pin!(builder.serve_connection(stream, service));
     tokio::select! {

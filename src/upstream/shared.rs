@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioIo, TokioTimer};
 
+use super::gathered::Gathered;
 use super::interim::{Followed, GivenUp};
 use super::pool::Open;
 use super::{Error, RequestBody};
@@ -64,7 +65,7 @@ impl Shared {
             .max_header_list_size(256 * 1024)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(STREAM_WINDOW.saturating_mul(streams.max(4)).min(LARGEST_WINDOW))
-            .handshake(TokioIo::new(stream))
+            .handshake(TokioIo::new(Gathered::new(stream)))
             .await
             .map_err(|_| Error::Closed { written: false })?;
         let (busy, takes) = (Rc::<Cell<u32>>::default(), Rc::new(Cell::new(streams)));
