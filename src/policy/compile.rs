@@ -14,7 +14,7 @@ use super::document::{
     self, AppliesTo, Approve, CredentialsWord, Document, Expect, Match, Mode, RangeWord, Replies, UnknownCoding,
     WithoutTokenWord,
 };
-use super::path::{self, Pattern, Read};
+use super::path::{self, Front, Pattern, Read};
 use crate::model::{Authority, Environment, ExchangeId, HostPattern, KeyId, Name, OrgId, Scheme, SessionId, Slot};
 
 /// What is wrong with a document.
@@ -36,6 +36,11 @@ pub(super) struct Policy {
     pub name: Name,
     applies_to: AppliesTo,
     pub rules: Vec<Rule>,
+    /// How the paths begin that the rules are about, each at its rule's place: apart, since most rules are
+    /// passed over by it.
+    pub fronts: Vec<Front>,
+    /// Whether a rule that decides names any path.
+    pub names_paths: bool,
     pub without_token: Option<WithoutTokenWord>,
     pub approve: Option<Approve>,
     replies: Replies,
@@ -236,6 +241,8 @@ impl PolicySet {
         let policy = Arc::new(Policy {
             name: document.name,
             applies_to: document.applies_to,
+            fronts: rules.iter().map(|rule| Front::of(&rule.paths, rule.deny)).collect(),
+            names_paths: rules.iter().any(|rule| !rule.report && rule.names_paths()),
             rules,
             without_token: document.without_token,
             approve: document.access.map(|a| a.approve),

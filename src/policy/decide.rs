@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::compile::{Policy, PolicySet, Rule, WEBSOCKET};
 use super::document::WithoutTokenWord;
-use super::path::{self, PathError, Read};
+use super::path::{self, Front, PathError, Read};
 use crate::model::{Authority, Environment, ExchangeId, KeyId, Name, OrgId, Scheme, SessionId, Slot};
 
 /// Everything that a decision may look at.
@@ -191,8 +191,10 @@ impl PolicySet {
         let (mut any, mut names_paths) = (false, false);
         for policy in self.applying(facts.key_name, facts.environment, facts.tool, facts.project) {
             any = true;
-            for rule in policy.rules.iter().filter(|r| !r.report) {
-                names_paths |= rule.names_paths();
+            names_paths |= policy.names_paths;
+            let may_fit = |front: &Front| read.as_ref().is_none_or(|path| front.may_fit(path));
+            let rules = policy.rules.iter().zip(&policy.fronts).filter(|(_, front)| may_fit(front));
+            for (rule, _) in rules.filter(|(rule, _)| !rule.report) {
                 if !rule.matches(facts, read.as_ref()) {
                     continue;
                 }

@@ -96,13 +96,55 @@ pub struct Read<'a> {
     pub normal: &'a str,
     /// Folded.
     pub folded: Cow<'a, str>,
+    /// How each of the two begins.
+    begins: (u64, u64),
 }
 
 impl<'a> Read<'a> {
     /// Both of this normal path.
     #[must_use]
     pub fn of(normal: &'a str) -> Self {
-        Self { normal, folded: folded(normal) }
+        let folded = folded(normal);
+        let begins = (begin(normal), begin(&folded));
+        Self { normal, folded, begins }
+    }
+}
+
+/// The first eight bytes behind a path's slash, with zeros behind a shorter one: no normal path has any.
+fn begin(path: &str) -> u64 {
+    let mut first = [0; 8];
+    for (to, from) in first.iter_mut().zip(path.bytes().skip(1)) {
+        *to = from;
+    }
+    u64::from_le_bytes(first)
+}
+
+/// How the paths begin that may fit, so that most of those that don't are told by one comparison.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Front {
+    begin: u64,
+    /// Which of its bytes count.
+    mask: u64,
+    /// Whether it is compared with the folded path.
+    folded: bool,
+}
+
+impl Front {
+    /// Of a rule with these patterns, which are `folded` or not.
+    #[must_use]
+    pub fn of(patterns: &[Pattern], folded: bool) -> Self {
+        let [pattern] = patterns else { return Self::default() };
+        let literal = pattern.literal();
+        let counts = literal.len().min(8) as u32;
+        let mask = u64::MAX.checked_shr(64 - 8 * counts).unwrap_or(0);
+        Self { begin: begin(&format!("/{literal}")) & mask, mask, folded }
+    }
+
+    /// Whether the path may fit.
+    #[must_use]
+    pub fn may_fit(&self, path: &Read<'_>) -> bool {
+        let begins = if self.folded { path.begins.1 } else { path.begins.0 };
+        begins & self.mask == self.begin
     }
 }
 
@@ -136,6 +178,22 @@ impl Pattern {
             })
             .collect::<Result<_, _>>()
             .map(Self)
+    }
+
+    /// What follows the slash in every path that fits.
+    fn literal(&self) -> String {
+        let mut literal = String::new();
+        for (at, part) in self.0.iter().enumerate() {
+            let Part::Segment(pieces) = part else { break };
+            if at > 0 {
+                literal.push('/');
+            }
+            literal.extend(pieces.first().map(String::as_str));
+            if pieces.len() > 1 {
+                break;
+            }
+        }
+        literal
     }
 
     /// Whether the normal path fits.
@@ -206,6 +264,18 @@ mod tests {
     #[test]
     fn patterns_match_whole_segments() {
         for (pattern, path, fit) in [
+            ("/**/b", "/b", true),
+            ("/v1/**/b", "/v1/b", true),
+            ("/v1/**/b", "/v", false),
+            ("/a", "/", false),
+            ("/", "/", true),
+            ("/", "/a", false),
+            ("/a/", "/a/", true),
+            ("/a/", "/a", false),
+            ("/*", "/", true),
+            ("/abcdefgh", "/abcdefgh", true),
+            ("/abcdefgh", "/abcdefg", false),
+            ("/abcdefghi", "/abcdefghj", false),
             ("/v1/charges", "/v1/charges", true),
             ("/v1/charges", "/v1/charges/", false),
             ("/v1/charges", "/v1/charges/ch_1", false),
@@ -223,8 +293,27 @@ mod tests {
             ("/files/*.txt", "/files/a.txt", true),
             ("/files/*.txt", "/files/a.txtx", false),
         ] {
-            assert_eq!(Pattern::parse(pattern).expect(pattern).matches(path), fit, "{pattern} {path}");
+            let parsed = Pattern::parse(pattern).expect(pattern);
+            assert_eq!(parsed.matches(path), fit, "{pattern} {path}");
+            let (read, patterns) = (Read::of(path), [parsed]);
+            assert!(!fit || Front::of(&patterns, false).may_fit(&read), "{pattern} {path}");
+            let folding = [Pattern::parse(&folded(pattern)).expect(pattern)];
+            let folds = folding[0].matches(&read.folded);
+            assert!(!folds || Front::of(&folding, true).may_fit(&read), "{pattern} {path}");
         }
+    }
+
+    #[test]
+    fn front_tells_most_paths_apart() {
+        let front = |pattern: &str| Front::of(&[Pattern::parse(pattern).expect(pattern)], false);
+        for (pattern, path) in [("/admin/**", "/v1/chat"), ("/v1/refunds", "/v1/chat"), ("/a/b", "/a"), ("/ab", "/a")] {
+            assert!(!front(pattern).may_fit(&Read::of(path)), "{pattern} {path}");
+        }
+        for (pattern, path) in [("/**", "/x"), ("/*", "/x"), ("/v1/models/*", "/v1/models/gpt"), ("/a/**", "/a")] {
+            assert!(front(pattern).may_fit(&Read::of(path)), "{pattern} {path}");
+        }
+        let denied = Front::of(&[Pattern::parse(&folded("/Admin/**")).expect("a pattern")], true);
+        assert!(denied.may_fit(&Read::of("/ADMIN/x")));
     }
 
     #[test]

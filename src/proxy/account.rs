@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use http::Method;
 
@@ -174,7 +175,8 @@ impl Account {
     }
 
     fn settle(&mut self, word: OutcomeWord, code: Option<Code>) {
-        let duration = self.began.instant().elapsed();
+        let now = Instant::now();
+        let duration = now.saturating_duration_since(self.began.instant());
         let at = self.began.time().plus(duration);
         let outcome = Outcome {
             at,
@@ -197,7 +199,7 @@ impl Account {
         }
         let label = if self.websocket && word == OutcomeWord::Ok { "websocket" } else { word.as_str() };
         metrics.exchange(self.tunnel.mode.as_str(), label);
-        self.core.timed.exchange(self.tunnel.mode.as_str(), duration);
+        self.core.timed.exchange(self.tunnel.mode.as_str(), duration, now);
         let severity = match code.map(Code::fault) {
             None => Severity::Info,
             Some(Fault::Client | Fault::Denied | Fault::Upstream | Fault::Overloaded) => Severity::Warn,

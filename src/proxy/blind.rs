@@ -63,9 +63,10 @@ pub async fn serve<S>(
         copy_bidirectional(&mut agent, &mut upstream).await.map(|_| ())
     };
     watch(core, moving, &moved, authority, tunnel.session.as_ref()).await;
-    let took = began.elapsed();
+    let now = Instant::now();
+    let took = now.saturating_duration_since(began);
     core.shared.metrics.exchange(tunnel.mode.as_str(), "tunnel");
-    core.timed.exchange(tunnel.mode.as_str(), took);
+    core.timed.exchange(tunnel.mode.as_str(), took, now.into_std());
     tracing::info!(
         upstream.authority = %authority,
         client = tunnel.client.as_deref(),

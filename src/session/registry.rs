@@ -37,6 +37,12 @@ impl Moment {
         Self { time: clock.now(), instant: Instant::now() }
     }
 
+    /// This moment, of which the running clock was just read.
+    #[must_use]
+    pub fn read(clock: &dyn Clock, instant: Instant) -> Self {
+        Self { time: clock.now(), instant }
+    }
+
     /// By the clock that is set now and then.
     #[must_use]
     pub const fn time(&self) -> Timestamp {

@@ -39,9 +39,10 @@ impl Timed {
         }
     }
 
-    /// An exchange ended.
-    pub fn exchange(&self, mode: &'static str, took: Duration) {
+    /// An exchange ended at this moment, which just was.
+    pub fn exchange(&self, mode: &'static str, took: Duration, now: Instant) {
         observe(&self.exchanges, mode, took);
+        self.mark.set(now);
     }
 
     /// A request was handed to its upstream, and so much of the time until then was ours: dialling
@@ -52,10 +53,15 @@ impl Timed {
 
     /// A step begins. Its end comes before anything is awaited.
     pub fn begin(&self) {
-        self.mark.set(Instant::now());
+        self.begin_at(Instant::now());
     }
 
-    /// When the last step began or ended.
+    /// A step begins at this moment, which just was.
+    pub fn begin_at(&self, now: Instant) {
+        self.mark.set(now);
+    }
+
+    /// When the last step began or ended: at most a tick ago.
     pub fn mark(&self) -> Instant {
         self.mark.get()
     }
@@ -87,8 +93,9 @@ impl Timed {
         self.mark.set(now);
     }
 
-    /// Hands over what was measured.
+    /// Hands over what was measured. From one hand-over to the next the mark is never older than a tick.
     pub fn flush(&self) {
+        self.begin();
         let of_modes = self.exchanges.iter().chain(&self.overheads);
         of_modes.chain([&self.lookups, &self.opens, &self.appends]).for_each(LocalHistogram::flush);
     }

@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 /// The timer of one connection, armed at its first wait.
 #[derive(Default)]
@@ -17,9 +17,15 @@ pub struct Alarm(Option<Pin<Box<Sleep>>>);
 impl Alarm {
     /// Rings after this time, and not before.
     pub fn set(&mut self, after: Duration) {
+        self.set_since(std::time::Instant::now(), after);
+    }
+
+    /// Rings so long after this moment, which just was.
+    pub fn set_since(&mut self, now: std::time::Instant, after: Duration) {
+        let at = Instant::from_std(now) + after;
         match &mut self.0 {
-            Some(timer) => timer.as_mut().reset(Instant::now() + after),
-            None => self.0 = Some(Box::pin(sleep(after))),
+            Some(timer) => timer.as_mut().reset(at),
+            None => self.0 = Some(Box::pin(sleep_until(at))),
         }
     }
 
@@ -45,6 +51,8 @@ impl Alarm {
 #[cfg(test)]
 mod tests {
     use std::pin::pin;
+
+    use tokio::time::sleep;
 
     use super::*;
 

@@ -1,14 +1,12 @@
 //! AES-256-GCM seals (NIST SP 800-38D) and what is bound into them.
 
-use aes_gcm::aead::{Aead, KeyInit, Payload};
-use aes_gcm::{Aes256Gcm, Nonce};
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use zeroize::Zeroizing;
 
 use super::key::Key;
 
 /// The format of sealed bytes: this byte, a 12-byte nonce, ciphertext, a 16-byte tag.
 const FORMAT: u8 = 1;
-const NONCE: usize = 12;
 
 /// The shortest secret, in bytes: a shorter one can't be told from ordinary text in a reply.
 pub const MIN_SECRET: usize = 8;
@@ -45,32 +43,44 @@ pub fn check_secret(secret: &[u8]) -> Result<(), SecretError> {
     }
 }
 
-/// A cipher with this key.
-pub(super) fn cipher(key: &[u8; 32]) -> Aes256Gcm {
-    Aes256Gcm::new(key.into())
+/// A key with what the cipher makes of it, which is wiped when it is dropped.
+pub(super) struct Cipher(LessSafeKey);
+
+impl Cipher {
+    /// The cipher with this key; `None` if there is no memory for it.
+    pub fn new(key: &[u8; 32]) -> Option<Self> {
+        UnboundKey::new(&AES_256_GCM, key).ok().map(|key| Self(LessSafeKey::new(key)))
+    }
 }
 
 /// Seals bytes; `None` if the random source or the cipher failed.
-pub(super) fn seal(cipher: &Aes256Gcm, aad: &[u8], plain: &[u8]) -> Option<Vec<u8>> {
-    let mut nonce = [0u8; NONCE];
+pub(super) fn seal(cipher: &Cipher, aad: &[u8], plain: &[u8]) -> Option<Vec<u8>> {
+    let mut nonce = [0u8; NONCE_LEN];
     getrandom::fill(&mut nonce).ok()?;
-    let sealed = cipher.encrypt(&Nonce::from(nonce), Payload { msg: plain, aad }).ok()?;
-    let mut out = Vec::with_capacity(1 + NONCE + sealed.len());
+    // Room for all of it: a vector that grows leaves a copy behind.
+    let mut out = Vec::with_capacity(1 + NONCE_LEN + plain.len() + AES_256_GCM.tag_len());
     out.push(FORMAT);
     out.extend_from_slice(&nonce);
-    out.extend_from_slice(&sealed);
+    let mut text = Zeroizing::new(plain.to_vec());
+    let nonce = Nonce::assume_unique_for_key(nonce);
+    let tag = cipher.0.seal_in_place_separate_tag(nonce, Aad::from(aad), &mut text).ok()?;
+    out.extend_from_slice(&text);
+    out.extend_from_slice(tag.as_ref());
     Some(out)
 }
 
 /// Opens sealed bytes; `None` if they were changed or belong elsewhere.
-pub(super) fn open(cipher: &Aes256Gcm, aad: &[u8], sealed: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+pub(super) fn open(cipher: &Cipher, aad: &[u8], sealed: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
     let (format, rest) = sealed.split_first()?;
-    let (nonce, text) = rest.split_at_checked(NONCE)?;
-    let nonce: [u8; NONCE] = nonce.try_into().ok()?;
+    let (nonce, text) = rest.split_at_checked(NONCE_LEN)?;
+    let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
     if *format != FORMAT {
         return None;
     }
-    cipher.decrypt(&Nonce::from(nonce), Payload { msg: text, aad }).ok().map(Zeroizing::new)
+    let mut text = Zeroizing::new(text.to_vec());
+    let plain = cipher.0.open_in_place(nonce, Aad::from(aad), &mut text).ok()?.len();
+    text.truncate(plain);
+    Some(text)
 }
 
 /// What a secret version is bound to.

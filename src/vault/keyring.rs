@@ -2,12 +2,11 @@
 
 use std::path::PathBuf;
 
-use aes_gcm::Aes256Gcm;
 use hkdf::Hkdf;
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
-use super::envelope;
+use super::envelope::{self, Cipher};
 use super::kek::KekSource;
 use crate::model::Secret;
 
@@ -49,7 +48,7 @@ const CANARY: &[u8] = b"sallyport keyring 1";
 /// The KEK in force. Everything that is sealed or authenticated hangs from it.
 pub struct Keyring {
     kek: Secret<[u8; 32]>,
-    wrap: Aes256Gcm,
+    wrap: Cipher,
     id: String,
 }
 
@@ -60,7 +59,7 @@ impl Keyring {
     /// The source has none.
     pub fn load(source: &dyn KekSource) -> Result<Self, KeyringError> {
         let kek = source.load()?;
-        let wrap = envelope::cipher(subkey(&kek, "wrap").expose());
+        let wrap = Cipher::new(subkey(&kek, "wrap").expose()).ok_or(KeyringError::Random)?;
         let id = hex::encode(&subkey(&kek, "id").expose()[..8]);
         Ok(Self { kek, wrap, id })
     }
@@ -108,7 +107,7 @@ impl Keyring {
         envelope::open(&self.wrap, label.as_bytes(), sealed)
     }
 
-    pub(super) fn wrap(&self) -> &Aes256Gcm {
+    pub(super) fn wrap(&self) -> &Cipher {
         &self.wrap
     }
 }

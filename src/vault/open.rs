@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 
-use aes_gcm::Aes256Gcm;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use dashmap::DashMap;
 use foldhash::quality::RandomState;
 use zeroize::Zeroizing;
 
-use super::envelope::{self, SecretError, check_secret};
+use super::envelope::{self, Cipher, SecretError, check_secret};
 use super::key::{Key, SealedVersion};
 use super::keyring::Keyring;
 use crate::audit::Receipt;
@@ -47,7 +46,7 @@ struct Held {
 /// that locks a single range of it is `unsafe`.
 struct Version {
     number: u32,
-    cipher: Aes256Gcm,
+    cipher: Cipher,
     bound_to: Vec<u8>,
     sealed: Vec<u8>,
 }
@@ -88,7 +87,8 @@ impl Vault {
         let mut dek = Zeroizing::new([0u8; 32]);
         getrandom::fill(&mut *dek).map_err(|_| OpenError::Random)?;
         let aad = envelope::bound_to(key, version);
-        let sealed = envelope::seal(&envelope::cipher(&dek), &aad, secret.expose()).ok_or(OpenError::Random)?;
+        let cipher = Cipher::new(&dek).ok_or(OpenError::Random)?;
+        let sealed = envelope::seal(&cipher, &aad, secret.expose()).ok_or(OpenError::Random)?;
         let wrapped_dek = envelope::seal(self.keyring.wrap(), &aad, &*dek).ok_or(OpenError::Random)?;
         Ok(SealedVersion {
             key: key.id,
@@ -154,7 +154,7 @@ impl Vault {
         let bound_to = envelope::bound_to(key, version.version);
         let dek = envelope::open(self.keyring.wrap(), &bound_to, &version.wrapped_dek).ok_or(OpenError::Tampered)?;
         let dek = <&[u8; 32]>::try_from(dek.as_slice()).map_err(|_| OpenError::Tampered)?;
-        let (cipher, sealed) = (envelope::cipher(dek), version.sealed.clone());
+        let (cipher, sealed) = (Cipher::new(dek).ok_or(OpenError::Random)?, version.sealed.clone());
         Ok(Version { number: version.version, cipher, bound_to, sealed })
     }
 

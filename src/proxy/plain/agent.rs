@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
@@ -54,9 +54,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Agent<S> {
         poll_fill(&mut self.stream, cx, &mut self.input)
     }
 
-    /// Waits for the beginning of a request.
-    pub async fn wait(&mut self, limit: Duration, mut draining: Pin<&mut Drained>) -> Came {
-        self.alarm.set(limit);
+    /// Waits for the beginning of a request, from `now` on.
+    pub async fn wait(&mut self, now: Instant, limit: Duration, mut draining: Pin<&mut Drained>) -> Came {
+        self.alarm.set_since(now, limit);
         poll_fn(|cx| match self.poll_fill(cx) {
             Poll::Ready(Ok(0) | Err(_)) => Poll::Ready(Came::End),
             Poll::Ready(Ok(_)) => Poll::Ready(Came::Bytes),

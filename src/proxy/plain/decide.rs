@@ -47,11 +47,17 @@ pub(super) struct Ready {
 }
 
 /// Decides. `None` if there is more to it, or it would be refused: nothing has happened then.
-pub(super) fn decide(core: &Rc<Core>, tunnel: &Tunnel, ask: &Ask, input: &[u8], fields: &[Field]) -> Option<Ready> {
+pub(super) fn decide(
+    core: &Rc<Core>,
+    tunnel: &Tunnel,
+    ask: &Ask,
+    input: &[u8],
+    fields: &[Field],
+) -> Option<Box<Ready>> {
     let shared = &core.shared;
     let began = Moment::now(&*shared.clock);
     let text = input.get(..ask.head)?;
-    core.timed.begin();
+    core.timed.begin_at(began.instant());
     let (at, name, token, hash) = the_token(text, fields)?;
     let (_, value) = fields.get(at)?.of(text);
     if strip_scheme(value, b"basic ").is_some()
@@ -115,7 +121,7 @@ pub(super) fn decide(core: &Rc<Core>, tunnel: &Tunnel, ask: &Ask, input: &[u8], 
     let place = Place::of(org, target.scheme, &target.authority).by(by);
     let (head, hole) = composed(ask, &target, text, fields, (at, identified.found.first()?));
     let method = ask.method.clone();
-    Some(Ready {
+    Some(Box::new(Ready {
         exchange,
         began,
         method,
@@ -129,7 +135,7 @@ pub(super) fn decide(core: &Rc<Core>, tunnel: &Tunnel, ask: &Ask, input: &[u8], 
         place,
         head,
         hole,
-    })
+    }))
 }
 
 impl Ready {

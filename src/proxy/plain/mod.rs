@@ -14,6 +14,7 @@ mod serve;
 
 use std::pin::pin;
 use std::rc::Rc;
+use std::time::Instant;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -40,9 +41,10 @@ enum Went {
 pub async fn serve<S: AsyncRead + AsyncWrite + Unpin + 'static>(core: Rc<Core>, stream: S, tunnel: Rc<Tunnel>) {
     let mut agent = Agent::new(stream, &core.shared.settings.deadlines);
     let mut draining = pin!(core.draining.wait());
+    let mut since = Instant::now();
     loop {
         if agent.input.is_empty() {
-            match agent.wait(core.shared.settings.deadlines.head, draining.as_mut()).await {
+            match agent.wait(since, core.shared.settings.deadlines.head, draining.as_mut()).await {
                 Came::Bytes => {}
                 Came::Nothing => return agent.close().await,
                 Came::End => return,
@@ -51,7 +53,10 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin + 'static>(core: Rc<Core>, 
         // In a box, so that an idle connection has no room for it.
         match Box::pin(serve::serve(&core, &tunnel, &mut agent)).await {
             Went::On if core.draining.begun() => return agent.close().await,
-            Went::On => agent.rest(),
+            Went::On => {
+                since = core.timed.mark();
+                agent.rest();
+            }
             Went::Out => return agent.close().await,
             Went::Lost => return,
             Went::Elsewhere => break,

@@ -109,9 +109,9 @@ async fn request(
         // It may have taken seconds.
         now = Moment::now(&*core.shared.clock);
         fresh(core, &ready.authorized, now)?;
-    }
-    if let Some(ended) = ready.run.ended_at(now.time()) {
-        return Err(Rejection::from(ended));
+        if let Some(ended) = ready.run.ended_at(now.time()) {
+            return Err(Rejection::from(ended));
+        }
     }
     let (exchange, digest) = (ready.exchange, ready.digest);
     let gone = || Rejection::new(Code::Internal, "the permit is gone");
@@ -122,7 +122,7 @@ async fn request(
     let (receipt, draft) = intended.record_among_others(core).await?;
     account.owe(found.token.session.id, Some(Arc::clone(permit.rule())), draft);
     // Others were recorded meanwhile.
-    let now = Moment::now(&*core.shared.clock);
+    let now = Moment::read(&*core.shared.clock, core.timed.mark());
     if core.shared.registry.is_stale(now) {
         return Err(stale());
     }
@@ -163,13 +163,14 @@ impl Of<'_> {
         mut account: Box<Account>,
         mut connection: Plain,
         request: Zeroizing<Vec<u8>>,
-        ready: Ready,
+        mut ready: Box<Ready>,
     ) -> Went
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let Ready { method, run, mut search, .. } = ready;
-        let replied = connection.ask(&request, &method, |cx| poll_stop(agent, &run, cx)).await;
+        let replied = connection
+            .ask(&request, &ready.method, self.core.timed.mark(), |cx| poll_stop(agent, &ready.run, cx))
+            .await;
         drop(request);
         let head = match replied {
             Ok(head) => head,
@@ -177,7 +178,7 @@ impl Of<'_> {
             Err(Unanswered::Stopped(Stop::Ended(ended))) => return self.refuse(agent, account, &ended.into()).await,
             Err(Unanswered::Stopped(Stop::Gone)) => return Went::Lost,
         };
-        let patterns = match search.patterns() {
+        let patterns = match ready.search.patterns() {
             Ok(patterns) => patterns,
             Err(rejection) => return self.refuse(agent, account, &rejection).await,
         };
@@ -187,7 +188,7 @@ impl Of<'_> {
             connection.done(&head);
             account.counted().bytes_out.set(reply.body as u64);
             account.close(head.status.as_u16(), None);
-            drop((account, run));
+            drop((account, ready));
             return match agent.say(&reply.bytes).await {
                 Ok(()) if self.lasts => Went::On,
                 Ok(()) => Went::Out,
@@ -198,6 +199,7 @@ impl Of<'_> {
             Ok(response) => response,
             Err(why) => return self.refuse(agent, account, &failed(why)).await,
         };
+        let Ready { search, run, .. } = *ready;
         match relay::relay(response, search, Some(run), account) {
             Ok(response) => answer::stream(agent, response, &date, self.head, self.lasts).await,
             Err((rejection, account)) => self.refuse(agent, account, &rejection).await,

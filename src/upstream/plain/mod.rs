@@ -178,7 +178,7 @@ impl Plain {
         (self.line.wire, self.line.open, self.born)
     }
 
-    /// Sends a request that is whole, and waits for the reply's head. While it waits `watch` is polled;
+    /// Sends a request that is whole, `now`, and waits for the reply's head. While it waits `watch` is polled;
     /// once that is ready the connection is of no more use.
     ///
     /// # Errors
@@ -187,9 +187,10 @@ impl Plain {
         &mut self,
         request: &[u8],
         method: &http::Method,
+        now: Instant,
         mut watch: impl FnMut(&mut Context<'_>) -> Poll<W>,
     ) -> Result<Head, Unanswered<W>> {
-        self.alarm.set(self.home.settings.deadlines.headers);
+        self.alarm.set_since(now, self.home.settings.deadlines.headers);
         let (mut rest, mut interim, mut flushed) = (request, 0, false);
         let failed = |why| Poll::Ready(Err(Unanswered::Failed(why)));
         poll_fn(|cx| {
