@@ -11,6 +11,7 @@ mod continued;
 pub mod egress;
 mod forwarded;
 mod gathered;
+mod http2;
 mod interim;
 mod lenient;
 pub mod plain;

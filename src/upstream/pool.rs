@@ -275,7 +275,7 @@ impl Upstream {
                 None => Shared::open(inner.followed(stream), streams, born, open).await?,
                 Some(_) => Shared::open(inner.followed(heard(stream, &mut refusal)), streams, born, open).await?,
             };
-            let sender = fresh.share();
+            let (sender, _) = fresh.share();
             let mut pools = inner.pools.borrow_mut();
             let of = &mut pools.entry(place.clone()).or_default().shared;
             // Of several that were dialled at once, one is enough for whatever comes next.
@@ -376,7 +376,8 @@ impl Inner {
         if (want != Protocol::Http1 || of.only_h2)
             && let Some(shared) = of.shared.iter().find(|s| s.is_good(now, pool.lifetime) && s.has_room(pool.streams))
         {
-            return Some((Sender::Http2(shared.share()), shared.born(), Alarm::default()));
+            let (share, alarm) = shared.share();
+            return Some((Sender::Http2(share), shared.born(), alarm));
         }
         while let Some(Idle { sender, born, alarm, .. }) = of.idle.pop() {
             if life(&born) && sender.sender.is_ready() {

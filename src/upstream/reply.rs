@@ -11,6 +11,7 @@ use hyper::body::Incoming;
 
 use super::alarm::Alarm;
 use super::continued::Refused;
+use super::http2::StreamBody;
 use super::plain::PlainBody;
 use super::pool::{Http1, Inner, Place};
 use super::shared::Share;
@@ -33,15 +34,17 @@ pub(super) enum End {
     Refused { _refused: Refused },
     /// With its head: the connection became another protocol.
     Switched(Switched),
-    /// HTTP/2: by END_STREAM, and by nothing else: hyper also ends a body where its stream is lost
-    /// without an error. The connection is shared until then.
-    Marked { _share: Share },
+    /// HTTP/2: by END_STREAM, and by nothing else: h2 also ends a body where its stream is lost without an
+    /// error. The connection is shared until then.
+    Marked { share: Share },
 }
 
 /// Whence a body comes.
 enum Source {
-    /// From hyper.
+    /// From hyper, over HTTP/1.1.
     Hyper(Incoming),
+    /// From a stream of HTTP/2.
+    Shared(StreamBody),
     /// From a connection that we speak HTTP/1.1 on ourselves.
     Plain(PlainBody),
 }
@@ -59,6 +62,14 @@ pub struct ReplyBody {
 impl ReplyBody {
     pub(super) fn new(inner: Incoming, end: End, idle: std::time::Duration, alarm: Alarm) -> Self {
         let mut body = Self { inner: Source::Hyper(inner), end, idle, alarm, waiting: false };
+        if body.is_end_stream() {
+            body.ended();
+        }
+        body
+    }
+
+    pub(super) fn shared(inner: StreamBody, end: End, idle: std::time::Duration, alarm: Alarm) -> Self {
+        let mut body = Self { inner: Source::Shared(inner), end, idle, alarm, waiting: false };
         if body.is_end_stream() {
             body.ended();
         }
@@ -87,6 +98,11 @@ impl ReplyBody {
         if let Source::Plain(plain) = &mut self.inner {
             return plain.ended(&mut self.alarm);
         }
+        if matches!(self.end, End::Marked { .. })
+            && let End::Marked { share } = std::mem::replace(&mut self.end, End::Framed(None))
+        {
+            share.keep(std::mem::take(&mut self.alarm));
+        }
         if let End::Framed(back) = &mut self.end
             && let Some(back) = back.take()
             && let Some(home) = back.home.upgrade()
@@ -98,9 +114,8 @@ impl ReplyBody {
 
 /// What broke a reply off. Of a reset's code (RFC 9113 section 7) only what is true of the next hop too
 /// goes on; what was wrong between us and the upstream is none of the agent's doing.
-fn broken(why: &hyper::Error) -> Error {
-    let source = std::error::Error::source(why).and_then(|source| source.downcast_ref::<h2::Error>());
-    match source.filter(|source| source.is_reset()).and_then(h2::Error::reason) {
+fn broken(why: &h2::Error) -> Error {
+    match Some(why).filter(|why| why.is_reset()).and_then(h2::Error::reason) {
         Some(h2::Reason::CANCEL | h2::Reason::NO_ERROR) => Error::Reset(h2::Reason::CANCEL.into()),
         Some(h2::Reason::ENHANCE_YOUR_CALM) => Error::Reset(h2::Reason::ENHANCE_YOUR_CALM.into()),
         Some(_) => Error::Reset(h2::Reason::INTERNAL_ERROR.into()),
@@ -112,9 +127,9 @@ impl ReplyBody {
     fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         match &mut self.inner {
             Source::Plain(plain) => plain.poll_frame(cx),
-            Source::Hyper(incoming) => match Pin::new(&mut *incoming).poll_frame(cx) {
-                // hyper takes a reset with NO_ERROR for an end.
-                Poll::Ready(None) if matches!(self.end, End::Marked { .. }) && !incoming.is_end_stream() => {
+            Source::Hyper(incoming) => Pin::new(incoming).poll_frame(cx).map_err(|_| Error::Closed { written: true }),
+            Source::Shared(stream) => match stream.poll_frame(cx) {
+                Poll::Ready(None) if !stream.is_end_stream() => {
                     Poll::Ready(Some(Err(Error::Reset(h2::Reason::CANCEL.into()))))
                 }
                 polled => polled.map_err(|why| broken(&why)),
@@ -157,6 +172,7 @@ impl Body for ReplyBody {
     fn is_end_stream(&self) -> bool {
         match &self.inner {
             Source::Hyper(incoming) => incoming.is_end_stream(),
+            Source::Shared(stream) => stream.is_end_stream(),
             Source::Plain(plain) => plain.is_end_stream(),
         }
     }
@@ -164,6 +180,7 @@ impl Body for ReplyBody {
     fn size_hint(&self) -> SizeHint {
         match &self.inner {
             Source::Hyper(incoming) => incoming.size_hint(),
+            Source::Shared(stream) => stream.size_hint(),
             Source::Plain(plain) => plain.size_hint(),
         }
     }

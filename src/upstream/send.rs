@@ -8,6 +8,7 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 
 use super::egress::Credentials;
+use super::http2::{self, StreamBody};
 use super::pool::{Connection, Place, Sender};
 use super::reply::{Back, End, ReplyBody};
 use super::shared::Http2;
@@ -78,20 +79,23 @@ impl Connection {
                 Ok(response.map(|body| ReplyBody::new(body, end, idle, alarm)))
             }
             Sender::Http2(Http2 { mut sender, given_up, share }) => {
-                let origin = request.uri().clone();
-                *request.uri_mut() = with_authority(&place, &origin);
-                *request.version_mut() = Version::HTTP_2;
-                let host = request.headers_mut().remove(HOST);
-                let at_origin = |request| at_origin(request, origin, host);
-                if sender.ready().await.is_err() {
-                    return Err((Error::Closed { written: false }, Some(at_origin(request))));
+                if !http2::is_open(&mut sender) {
+                    return Err((Error::Closed { written: false }, Some(request)));
                 }
-                match settled(alarm.limit(limit, pin!(sender.try_send_request(request))).await) {
-                    Ok(response) => {
-                        Ok(response.map(|body| ReplyBody::new(body, End::Marked { _share: share }, idle, alarm)))
+                *request.uri_mut() = with_authority(&place, request.uri());
+                *request.version_mut() = Version::HTTP_2;
+                request.headers_mut().remove(HOST);
+                match alarm.limit(limit, pin!(http2::ask(&mut sender, request))).await {
+                    None => Err((Error::Timeout(Stage::Headers), None)),
+                    Some(Ok(response)) => {
+                        let (head, stream) = response.into_parts();
+                        let body = StreamBody::new(stream, &head.headers);
+                        let body = ReplyBody::shared(body, End::Marked { share }, idle, alarm);
+                        Ok(Response::from_parts(head, body))
                     }
-                    Err((Error::Http, None)) if given_up.tell() => Err((Error::Interim, None)),
-                    Err((why, back)) => Err((why, back.map(at_origin))),
+                    Some(Err(why)) if !malformed(&why) => Err((Error::Closed { written: true }, None)),
+                    Some(Err(_)) if given_up.tell() => Err((Error::Interim, None)),
+                    Some(Err(_)) => Err((Error::Http, None)),
                 }
             }
         }
@@ -157,16 +161,6 @@ fn unasked<B>(mut request: Request<B>) -> Request<B> {
     request
 }
 
-/// The request as it was, for another connection.
-fn at_origin<B>(mut request: Request<B>, origin: Uri, host: Option<HeaderValue>) -> Request<B> {
-    *request.uri_mut() = origin;
-    if let Some(host) = host {
-        request.headers_mut().insert(HOST, host);
-    }
-    *request.version_mut() = Version::HTTP_11;
-    request
-}
-
 fn with_authority(place: &Place, origin: &Uri) -> Uri {
     let mut parts = http::uri::Parts::default();
     parts.scheme = place.scheme.as_str().parse().ok();
@@ -186,31 +180,13 @@ fn settled(reply: Option<Sent>) -> Result<Response<Incoming>, (Error, Option<Req
             Some(request) => Err((Error::Closed { written: false }, Some(request))),
             None => {
                 let why = failed.into_error();
-                let unread = why.is_parse() || malformed(&why);
-                Err((if unread { Error::Http } else { Error::Closed { written: true } }, None))
+                Err((if why.is_parse() { Error::Http } else { Error::Closed { written: true } }, None))
             }
         },
     }
 }
 
 /// Whether h2 gave the reply up since it is malformed (RFC 9113 section 8.1.1).
-fn malformed(why: &hyper::Error) -> bool {
-    let source = std::error::Error::source(why).and_then(|source| source.downcast_ref::<h2::Error>());
-    source.is_some_and(|source| source.is_library() && source.reason() == Some(h2::Reason::PROTOCOL_ERROR))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn request_that_http2_did_not_take_goes_on_over_http1_as_it_was() {
-        let mut request = Request::new(());
-        let origin = Uri::from_static("/v1/models?limit=1");
-        *request.uri_mut() = Uri::from_static("https://api.example.com/v1/models?limit=1");
-        *request.version_mut() = Version::HTTP_2;
-        let request = at_origin(request, origin, Some(HeaderValue::from_static("api.example.com")));
-        assert_eq!((request.uri().to_string().as_str(), request.version()), ("/v1/models?limit=1", Version::HTTP_11));
-        assert_eq!(request.headers()[HOST], "api.example.com");
-    }
+fn malformed(why: &h2::Error) -> bool {
+    why.is_library() && why.reason() == Some(h2::Reason::PROTOCOL_ERROR)
 }
