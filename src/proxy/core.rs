@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
 use foldhash::quality::RandomState;
-use http::HeaderName;
+use http::{HeaderName, HeaderValue};
 use prometheus::{IntCounter, IntGauge};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -136,6 +136,7 @@ pub struct Bound {
     patterns: OnceCell<Arc<PatternSet>>,
     /// The headers in which they may stand.
     slot_headers: Vec<HeaderName>,
+    host: Option<HeaderValue>,
     plain: bool,
 }
 
@@ -143,6 +144,11 @@ impl Bound {
     /// The headers in which the keys may stand.
     pub fn slot_headers(&self) -> &[HeaderName] {
         &self.slot_headers
+    }
+
+    /// The `Host` of requests that go there.
+    pub fn host(&self) -> Option<&HeaderValue> {
+        self.host.as_ref()
     }
 
     /// Whether the keys stand in headers only, and are put in as they are.
@@ -269,8 +275,9 @@ impl Core {
         let minted = of.named.iter().any(|key| key.kind.is_minted()).then(|| self.shared.mints.generation());
         let slots = of.bound.iter().flat_map(|key| &key.destination.slots);
         let slot_headers = slots.filter_map(identify::header_of).cloned().collect();
+        let host = HeaderValue::try_from(authority.in_uri(scheme)).ok();
         let plain = minted.is_none() && places.are_none();
-        let bound = Rc::new(Bound { of, places, minted, patterns: OnceCell::new(), slot_headers, plain });
+        let bound = Rc::new(Bound { of, places, minted, patterns: OnceCell::new(), slot_headers, host, plain });
         let mut cache = self.bound.borrow_mut();
         if cache.len() >= BOUND_HOSTS {
             cache.clear();

@@ -215,7 +215,7 @@ async fn run(
     let streams = version == Version::HTTP_11 && whole.is_none() && signed.is_none();
     let expects = streams && !request.body().is_end_stream() && request.headers().get(EXPECT).is_some_and(is_continue);
     // What is sent is what was decided on.
-    step!(forward::fit(request.headers_mut(), &target, search.back()));
+    step!(forward::fit(request.headers_mut(), &target, bound.host(), search.back()));
     let arrives = |name: &HeaderName| request.headers().contains_key(name);
     if !identified.found.iter().filter_map(Found::header).all(arrives) {
         step!(Err(Rejection::new(Code::BadRequest, "the Connection header names a field that must arrive")));

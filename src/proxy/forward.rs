@@ -27,11 +27,12 @@ pub enum Back {
     Part,
 }
 
-/// Takes out what belongs to one hop (RFC 9110 section 7.6.1) and sets what the next one needs.
+/// Takes out what belongs to one hop (RFC 9110 section 7.6.1) and sets what the next one needs; `host` is the
+/// target's.
 ///
 /// # Errors
 /// `Connection` asks to drop a field that must arrive.
-pub fn fit(headers: &mut HeaderMap, target: &Target, back: Back) -> Result<(), Rejection> {
+pub fn fit(headers: &mut HeaderMap, target: &Target, host: Option<&HeaderValue>, back: Back) -> Result<(), Rejection> {
     let trailers = headers.get_all(TE).iter().any(|v| v.as_bytes().eq_ignore_ascii_case(b"trailers"));
     strip_hop_by_hop(headers)?;
     if trailers {
@@ -39,9 +40,8 @@ pub fn fit(headers: &mut HeaderMap, target: &Target, back: Back) -> Result<(), R
     }
     let normal = |host: &HeaderValue| host.to_str().is_ok_and(|host| target.authority.is_in_uri(host, target.scheme));
     if !headers.get(HOST).is_some_and(normal) {
-        let host = HeaderValue::try_from(target.authority.in_uri(target.scheme))
-            .map_err(|_| Rejection::new(Code::Internal, "the authority can't stand in a Host header"))?;
-        headers.insert(HOST, host);
+        let unwritable = || Rejection::new(Code::Internal, "the authority can't stand in a Host header");
+        headers.insert(HOST, host.ok_or_else(unwritable)?.clone());
     }
     let conditional = Cell::new(false);
     let unfit = |name: &HeaderName| {

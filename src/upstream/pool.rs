@@ -271,9 +271,10 @@ impl Upstream {
         let (h2, mut refusal) = (stream.get_ref().1.alpn_protocol() == Some(b"h2"), None);
         let sender = if h2 {
             let (streams, open) = (settings.pool.streams, Open::new(&inner.open));
+            let at = place.authority.in_uri(place.scheme).parse().map_err(|_| Error::Http)?;
             let fresh = match shown {
-                None => Shared::open(inner.followed(stream), streams, born, open).await?,
-                Some(_) => Shared::open(inner.followed(heard(stream, &mut refusal)), streams, born, open).await?,
+                None => Shared::open(inner.followed(stream), at, streams, born, open).await?,
+                Some(_) => Shared::open(inner.followed(heard(stream, &mut refusal)), at, streams, born, open).await?,
             };
             let (sender, _) = fresh.share();
             let mut pools = inner.pools.borrow_mut();

@@ -3,6 +3,7 @@
 use std::pin::pin;
 
 use http::header::{CONTENT_LENGTH, COOKIE, HOST, PROXY_AUTHORIZATION, TRANSFER_ENCODING};
+use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
@@ -13,6 +14,7 @@ use super::pool::{Connection, Place, Sender};
 use super::reply::{Back, End, ReplyBody};
 use super::shared::Http2;
 use super::{Error, Refusal, RequestBody, Stage, continued, through};
+use crate::model::Scheme;
 
 impl Connection {
     /// What the upstream will have said if it doesn't take the certificate that this connection is the first
@@ -78,11 +80,11 @@ impl Connection {
                 let end = switched.map_or(End::Framed(None), End::Switched);
                 Ok(response.map(|body| ReplyBody::new(body, end, idle, alarm)))
             }
-            Sender::Http2(Http2 { mut sender, given_up, share }) => {
+            Sender::Http2(Http2 { authority, mut sender, given_up, share }) => {
                 if !http2::is_open(&mut sender) {
                     return Err((Error::Closed { written: false }, Some(request)));
                 }
-                *request.uri_mut() = with_authority(&place, request.uri());
+                *request.uri_mut() = absolute(place.scheme, Some(authority), request.uri());
                 *request.version_mut() = Version::HTTP_2;
                 request.headers_mut().remove(HOST);
                 match alarm.limit(limit, pin!(http2::ask(&mut sender, request))).await {
@@ -162,9 +164,13 @@ fn unasked<B>(mut request: Request<B>) -> Request<B> {
 }
 
 fn with_authority(place: &Place, origin: &Uri) -> Uri {
+    absolute(place.scheme, place.authority.in_uri(place.scheme).parse().ok(), origin)
+}
+
+fn absolute(scheme: Scheme, authority: Option<Authority>, origin: &Uri) -> Uri {
     let mut parts = http::uri::Parts::default();
-    parts.scheme = place.scheme.as_str().parse().ok();
-    parts.authority = place.authority.in_uri(place.scheme).parse().ok();
+    parts.scheme = scheme.as_str().parse().ok();
+    parts.authority = authority;
     parts.path_and_query = origin.path_and_query().cloned();
     Uri::from_parts(parts).unwrap_or_else(|_| origin.clone())
 }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::client::{Builder, SendRequest};
+use http::uri::Authority;
 
 use super::alarm::Alarm;
 use super::gathered::Gathered;
@@ -31,6 +32,7 @@ const STREAMS_AT_FIRST: usize = 100;
 
 /// A connection.
 pub(super) struct Shared {
+    authority: Authority,
     sender: RefCell<SendRequest<Bytes>>,
     given_up: GivenUp,
     born: Instant,
@@ -65,15 +67,18 @@ impl Drop for Share {
 
 /// What one exchange needs to be sent.
 pub(super) struct Http2 {
+    /// As it stands in a URI.
+    pub authority: Authority,
     pub sender: SendRequest<Bytes>,
     pub given_up: GivenUp,
     pub share: Share,
 }
 
 impl Shared {
-    /// A fresh connection, on which nothing runs. At most `streams` exchanges are to share it.
+    /// A fresh connection to this authority, on which nothing runs. At most `streams` exchanges are to share it.
     pub async fn open<S>(
         (stream, given_up): (Followed<S>, GivenUp),
+        authority: Authority,
         streams: u32,
         born: Instant,
         open: Open,
@@ -104,7 +109,7 @@ impl Shared {
             })
             .await;
         });
-        Ok(Self { sender: RefCell::new(sender), given_up, born, exchanges, takes })
+        Ok(Self { authority, sender: RefCell::new(sender), given_up, born, exchanges, takes })
     }
 
     /// When it was opened.
@@ -133,6 +138,6 @@ impl Shared {
         of.count.set(of.count.get() + 1);
         let (sender, given_up) = (self.sender.borrow().clone(), self.given_up.clone());
         let alarm = of.alarms.borrow_mut().pop().unwrap_or_default();
-        (Http2 { sender, given_up, share: Share(Rc::clone(of)) }, alarm)
+        (Http2 { authority: self.authority.clone(), sender, given_up, share: Share(Rc::clone(of)) }, alarm)
     }
 }
