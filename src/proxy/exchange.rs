@@ -49,7 +49,8 @@ pub async fn serve(core: Rc<Core>, tunnel: Rc<Tunnel>, mut request: Request<Inco
     let (counted, settings) = (account.counted(), &core.shared.settings);
     let request = request.map(|body| Upload::new(body, version, Rc::clone(&counted), settings.deadlines.idle_body));
     counted.undecided.set(unread);
-    let served = run(&core, &tunnel, exchange, request, asked, account).await;
+    // Boxed, since its state is large: this future's own is moved about before it is polled.
+    let served = Box::pin(run(&core, &tunnel, exchange, request, asked, account)).await;
     counted.undecided.set(false);
     match served {
         Ok(response) => {
