@@ -14,6 +14,7 @@ use hyper::body::Incoming;
 
 use super::relay::BodyError;
 use crate::credential::aws::ChunkError;
+use crate::upstream::Alarm;
 
 /// Bytes counted both ways, shared by the two bodies of an exchange.
 #[derive(Default)]
@@ -134,23 +135,27 @@ pub(super) fn fit_trailers(trailers: &mut HeaderMap) {
     }
 }
 
-/// A deadline that costs nothing while pieces keep coming.
+/// A deadline that costs little while pieces keep coming.
 struct Idle {
     limit: Duration,
-    sleep: Option<Pin<Box<tokio::time::Sleep>>>,
+    alarm: Alarm,
+    /// Whether the alarm counts from the last piece.
+    waiting: bool,
 }
 
 impl Idle {
     fn new(limit: Duration) -> Self {
-        Self { limit, sleep: None }
+        Self { limit, alarm: Alarm::default(), waiting: false }
     }
 
     fn reset(&mut self) {
-        self.sleep = None;
+        self.waiting = false;
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let limit = self.limit;
-        self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit))).as_mut().poll(cx)
+        if !std::mem::replace(&mut self.waiting, true) {
+            self.alarm.set(self.limit);
+        }
+        self.alarm.poll(cx)
     }
 }

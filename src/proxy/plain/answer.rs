@@ -122,6 +122,10 @@ impl Waiting {
             wrote -= of_front;
             let of_data = wrote.min(self.data.len());
             self.data.advance(of_data);
+            if self.data.is_empty() {
+                // Even an empty view keeps the allocation, which is to be read into again.
+                self.data = Bytes::new();
+            }
             self.behind = self.behind.get(wrote - of_data..).unwrap_or_default();
         }
     }

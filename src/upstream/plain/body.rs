@@ -18,6 +18,9 @@ const AROUND: usize = 16 * 1024;
 /// The most fields of the trailers.
 const TRAILERS: usize = 64;
 
+/// The most that is read at once of a body, in bytes: two TLS records, which go on with one write.
+const MOST: usize = 2 * PIECE;
+
 /// Where in a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum At {
@@ -42,6 +45,8 @@ pub struct PlainBody {
     connection: Option<Plain>,
     at: At,
     lasts: bool,
+    /// How much is read at once, in bytes: more where as much was there already.
+    room: usize,
 }
 
 impl PlainBody {
@@ -53,7 +58,7 @@ impl PlainBody {
             Framing::Chunked => At::Size,
             Framing::Close => At::Close,
         };
-        Self { connection: Some(connection), at, lasts: head.lasts }
+        Self { connection: Some(connection), at, lasts: head.lasts, room: PIECE }
     }
 
     /// The connection's alarm, for the waits of the body.
@@ -138,9 +143,10 @@ impl PlainBody {
             if let Some(piece) = step {
                 return Poll::Ready(Some(Ok(Frame::data(piece))));
             }
-            match ready!(connection.poll_more(cx)) {
+            match ready!(connection.poll_more(cx, self.room)) {
                 Ok(0) if self.at == At::Close => self.at = At::Over,
                 Ok(0) | Err(_) => return broken(),
+                Ok(read) if read >= self.room => self.room = (2 * self.room).min(MOST),
                 Ok(_) => {}
             }
         }
@@ -149,9 +155,9 @@ impl PlainBody {
 
 impl Plain {
     /// Reads more of a body, straight to where it is handed on from.
-    fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<usize>> {
+    fn poll_more(&mut self, cx: &mut Context<'_>, room: usize) -> Poll<std::io::Result<usize>> {
         let Line { wire, input, .. } = &mut self.line;
-        input.reserve(PIECE);
+        input.reserve(room);
         poll_read_buf(Pin::new(wire), cx, input)
     }
 }
