@@ -18,8 +18,8 @@ const AROUND: usize = 16 * 1024;
 /// The most fields of the trailers.
 const TRAILERS: usize = 64;
 
-/// The most that is read at once of a body, in bytes: two TLS records, which go on with one write.
-const MOST: usize = 2 * PIECE;
+/// The most that is read at once of a body, in bytes: four TLS records, which go on with one write.
+const MOST: usize = 4 * PIECE;
 
 /// Where in a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
