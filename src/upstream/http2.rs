@@ -23,14 +23,15 @@ pub(super) fn is_open(sender: &mut SendRequest<Bytes>) -> bool {
     matches!(sender.poll_ready(&mut Context::from_waker(Waker::noop())), Poll::Ready(Ok(())))
 }
 
-/// Sends the request and waits for the reply's head. Where this is dropped before, the upstream is told CANCEL.
+/// Sends the request and waits for the reply's head. Where this is dropped before, or the reply's body before its
+/// end, the upstream is told CANCEL.
 ///
 /// # Errors
 /// What h2 says. None of the request was sent only if the connection wasn't [open](is_open) before.
 pub(super) async fn ask(
     sender: &mut SendRequest<Bytes>,
     mut request: Request<RequestBody>,
-) -> Result<Response<RecvStream>, h2::Error> {
+) -> Result<Response<StreamBody>, h2::Error> {
     let length = http_body::Body::size_hint(request.body()).exact();
     if let Some(length) = length
         && (length > 0 || !matches!(*request.method(), Method::GET | Method::HEAD | Method::DELETE))
@@ -42,21 +43,28 @@ pub(super) async fn ask(
     let (parts, body) = request.into_parts();
     let (reply, stream) = sender.send_request(Request::from_parts(parts, ()), ended)?;
     if ended {
-        return reply.await;
+        return reply.await.map(|response| replied(response, None));
     }
     // The upstream may take no more streams for now.
     poll_fn(|cx| sender.poll_ready(cx)).await?;
     let mut upload = Upload { stream, body, waiting: None };
     let sent = poll_fn(|cx| Poll::Ready(upload.poll(cx).is_ready())).await;
     if sent {
-        return reply.await;
+        return reply.await.map(|response| replied(response, None));
     }
     let rest = tokio::task::spawn_local(poll_fn(move |cx| upload.poll(cx)));
     let rest = AbortOnDropHandle::new(rest);
-    let response = reply.await?;
-    rest.detach();
-    Ok(response)
+    reply.await.map(|response| replied(response, Some(rest)))
 }
+
+fn replied(response: Response<RecvStream>, rest: Option<Rest>) -> Response<StreamBody> {
+    let (head, stream) = response.into_parts();
+    let body = StreamBody { stream, left: length(&head.headers), came: false, rest };
+    Response::from_parts(head, body)
+}
+
+/// What goes on with a body beside the reply. Where this is dropped, it is given up.
+pub(super) type Rest = AbortOnDropHandle<()>;
 
 /// A body on its way.
 struct Upload {
@@ -150,12 +158,15 @@ pub(super) struct StreamBody {
     left: Option<u64>,
     /// Whether all of the data came.
     came: bool,
+    /// Of the request.
+    rest: Option<Rest>,
 }
 
 impl StreamBody {
-    /// The body behind this head.
-    pub fn new(stream: RecvStream, headers: &HeaderMap) -> Self {
-        Self { stream, left: length(headers), came: false }
+    /// What is still sent of the request, if anything is. A whole reply may come before it was (RFC 9113 section
+    /// 8.1).
+    pub fn take_rest(&mut self) -> Option<Rest> {
+        self.rest.take().filter(|rest| !rest.is_finished())
     }
 
     /// Whether the upstream has ended it.

@@ -102,6 +102,16 @@ impl ReplyBody {
             && let End::Marked { share } = std::mem::replace(&mut self.end, End::Framed(None))
         {
             share.keep(std::mem::take(&mut self.alarm));
+            if let Source::Shared(stream) = &mut self.inner
+                && let Some(rest) = stream.take_rest()
+            {
+                // Nobody waits for it any more, and its upstream may never take it.
+                let limit = self.idle;
+                tokio::task::spawn_local(async move {
+                    let _share = share;
+                    let _ = tokio::time::timeout(limit, rest).await;
+                });
+            }
         }
         if let End::Framed(back) = &mut self.end
             && let Some(back) = back.take()

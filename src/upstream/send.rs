@@ -9,7 +9,7 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 
 use super::egress::Credentials;
-use super::http2::{self, StreamBody};
+use super::http2;
 use super::pool::{Connection, Place, Sender};
 use super::reply::{Back, End, ReplyBody};
 use super::shared::Http2;
@@ -90,10 +90,7 @@ impl Connection {
                 match alarm.limit(limit, pin!(http2::ask(&mut sender, request))).await {
                     None => Err((Error::Timeout(Stage::Headers), None)),
                     Some(Ok(response)) => {
-                        let (head, stream) = response.into_parts();
-                        let body = StreamBody::new(stream, &head.headers);
-                        let body = ReplyBody::shared(body, End::Marked { share }, idle, alarm);
-                        Ok(Response::from_parts(head, body))
+                        Ok(response.map(|body| ReplyBody::shared(body, End::Marked { share }, idle, alarm)))
                     }
                     Some(Err(why)) if !malformed(&why) => Err((Error::Closed { written: true }, None)),
                     Some(Err(_)) if given_up.tell() => Err((Error::Interim, None)),

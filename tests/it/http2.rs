@@ -6,4 +6,5 @@ mod expects;
 mod flow;
 mod grpc;
 mod interim;
+mod left;
 mod resets;

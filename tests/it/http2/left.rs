@@ -1,0 +1,101 @@
+//! Requests that aren't over when their replies begin, and how they end.
+
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use crate::support::frames::{
+    CANCEL, DATA, END_HEADERS, END_STREAM, Frame, HEADERS, PING, PREFACE, RST_STREAM, SETTINGS, STATUS_200,
+    asked, fields, frame, open, reset, until,
+};
+use crate::support::world::HOST;
+use crate::support::{Raw, World, soon};
+
+/// No window for any body (RFC 9113 section 6.5.2).
+const NO_WINDOW: [u8; 6] = [0, 4, 0, 0, 0, 0];
+
+/// An upstream that gives uploads no window, and begins its reply.
+async fn replies_at_once(tell: mpsc::UnboundedSender<Option<Frame>>) -> World {
+    let script = move |mut raw: Raw, _| {
+        let tell = tell.clone();
+        async move {
+            assert_eq!(raw.exactly(PREFACE.len()).await, PREFACE);
+            raw.send(frame(SETTINGS, 0, 0, &NO_WINDOW)).await;
+            let stream = asked(&mut raw).await.expect("a request");
+            raw.send([frame(HEADERS, END_HEADERS, stream, STATUS_200), frame(DATA, 0, stream, b"x")].concat()).await;
+            let end = until(&mut raw, |f: &Frame| f.kind == RST_STREAM).await;
+            let _ = tell.send(end);
+        }
+    };
+    World::build().script(script).upstream(|u| u.alpn = vec!["h2"]).start().await
+}
+
+/// A POST whose body has begun, and whose reply has.
+async fn posting(world: &World) -> Raw {
+    let mut raw = world.agent().inside(HOST, b"h2").await;
+    open(&mut raw).await;
+    let bearer = world.bearer();
+    let post: [(&[u8], &[u8]); 5] = [
+        (b":method", b"POST"),
+        (b":scheme", b"https"),
+        (b":authority", HOST.as_bytes()),
+        (b":path", b"/"),
+        (b"authorization", bearer.as_bytes()),
+    ];
+    raw.send(frame(HEADERS, END_HEADERS, 1, &fields(&post))).await;
+    raw.send(frame(DATA, 0, 1, b"a beginning")).await;
+    until(&mut raw, |f| f.kind == DATA && f.stream == 1).await.expect("a reply");
+    // The upstream's word about its windows was heard by now, and then what lacks one is on its way.
+    for round in 0..3 {
+        raw.send([frame(DATA, 0, 1, b"more"), frame(PING, 0, 0, &[round; 8])].concat()).await;
+        until(&mut raw, |f| f.kind == PING).await.expect("an answer");
+    }
+    raw
+}
+
+#[tokio::test]
+async fn upstream_without_a_window_hears_that_the_agent_left_in_the_middle_of_its_reply() {
+    for leaves in ["reset", "connection"] {
+        let (tell, mut told) = mpsc::unbounded_channel();
+        let world = replies_at_once(tell).await;
+        let mut raw = posting(&world).await;
+        match leaves {
+            "reset" => raw.send(reset(1, CANCEL)).await,
+            _ => drop(raw),
+        }
+        let end = soon("the reset", told.recv()).await.expect("told").expect("no loss of the connection");
+        assert_eq!(end.error(), CANCEL, "{leaves}");
+    }
+}
+
+#[tokio::test]
+async fn upstream_without_a_window_hears_of_a_revocation_in_the_middle_of_its_reply() {
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let world = replies_at_once(tell).await;
+    let _raw = posting(&world).await;
+    world.node.revoke_session(&world.started.session, "test");
+    let end = soon("the reset", told.recv()).await.expect("told").expect("no loss of the connection");
+    assert_eq!(end.error(), CANCEL);
+}
+
+#[tokio::test]
+async fn upload_that_gets_no_window_ends_some_time_after_its_reply() {
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let script = move |mut raw: Raw, _| {
+        let tell = tell.clone();
+        async move {
+            assert_eq!(raw.exactly(PREFACE.len()).await, PREFACE);
+            raw.send(frame(SETTINGS, 0, 0, &NO_WINDOW)).await;
+            let stream = asked(&mut raw).await.expect("a request");
+            raw.send([frame(HEADERS, END_HEADERS, stream, STATUS_200), frame(DATA, END_STREAM, stream, b"x")].concat())
+                .await;
+            let end = until(&mut raw, |f: &Frame| f.kind == RST_STREAM).await;
+            let _ = tell.send(end);
+        }
+    };
+    let world = World::build().script(script).upstream(|u| u.alpn = vec!["h2"]);
+    let world = world.settings(|s| s.upstream.deadlines.idle_body = Duration::from_millis(300)).start().await;
+    let _raw = posting(&world).await;
+    let end = soon("the reset", told.recv()).await.expect("told").expect("no loss of the connection");
+    assert_eq!(end.error(), CANCEL);
+}
