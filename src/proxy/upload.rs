@@ -122,6 +122,8 @@ pub(super) fn fit_trailers(trailers: &mut HeaderMap) {
         "content-length",
         "transfer-encoding",
         "connection",
+        "keep-alive",
+        "proxy-connection",
         "te",
         "trailer",
         "cookie",

@@ -130,7 +130,10 @@ impl Upload {
             Err(frame) => match frame.into_trailers() {
                 Ok(trailers) => {
                     self.stream.reserve_capacity(0);
-                    let _ = self.stream.send_trailers(trailers);
+                    if self.stream.send_trailers(trailers).is_err() {
+                        // Without them the request would have no end.
+                        self.stream.send_reset(Reason::INTERNAL_ERROR);
+                    }
                     Poll::Ready(())
                 }
                 Err(_) => Poll::Pending,

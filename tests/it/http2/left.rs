@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use crate::support::frames::{
-    CANCEL, DATA, END_HEADERS, END_STREAM, Frame, HEADERS, PING, PREFACE, RST_STREAM, SETTINGS, STATUS_200,
+    CANCEL, DATA, END_HEADERS, END_STREAM, Frame, HEADERS, PING, PREFACE, RST_STREAM, SETTINGS, STATUS_200, accept,
     asked, fields, frame, open, reset, until,
 };
 use crate::support::world::HOST;
@@ -98,4 +98,32 @@ async fn upload_that_gets_no_window_ends_some_time_after_its_reply() {
     let _raw = posting(&world).await;
     let end = soon("the reset", told.recv()).await.expect("told").expect("no loss of the connection");
     assert_eq!(end.error(), CANCEL);
+}
+
+#[tokio::test]
+async fn trailers_that_belong_to_one_hop_end_the_request_over_http2_too() {
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let script = move |mut raw: Raw, _| {
+        let tell = tell.clone();
+        async move {
+            accept(&mut raw).await;
+            let stream = asked(&mut raw).await.expect("a request");
+            let end = until(&mut raw, |f: &Frame| f.flags & END_STREAM != 0 && f.stream == stream).await;
+            raw.send([frame(HEADERS, END_HEADERS, stream, STATUS_200), frame(DATA, END_STREAM, stream, b"x")].concat())
+                .await;
+            let _ = tell.send(end);
+            raw.rest().await;
+        }
+    };
+    let world = World::build().script(script).upstream(|u| u.alpn = vec!["h2"]).start().await;
+    let mut raw = world.agent().inside(HOST, b"http/1.1").await;
+    let bearer = world.bearer();
+    raw.send(format!(
+        "POST / HTTP/1.1\r\nhost: {HOST}\r\nauthorization: {bearer}\r\ntransfer-encoding: chunked\r\ntrailer: keep-alive, \
+         etag\r\n\r\n1\r\nx\r\n0\r\nkeep-alive: timeout=5\r\nproxy-connection: close\r\netag: end\r\n\r\n"
+    ))
+    .await;
+    let end = soon("the end of the request", told.recv()).await.expect("told").expect("no loss of the connection");
+    assert_eq!(end.kind, HEADERS, "there is one that may pass");
+    assert_eq!(raw.reply().await.expect("a reply").status, 200);
 }
