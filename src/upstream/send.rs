@@ -81,7 +81,7 @@ impl Connection {
                 Ok(response.map(|body| ReplyBody::new(body, end, idle, alarm)))
             }
             Sender::Http2(Http2 { authority, mut sender, given_up, share }) => {
-                if !http2::is_open(&mut sender) {
+                if !http2::is_open(&mut sender) || !share.fits(&sender) {
                     return Err((Error::Closed { written: false }, Some(request)));
                 }
                 *request.uri_mut() = absolute(place.scheme, Some(authority), request.uri());

@@ -4,8 +4,6 @@
 //! a connection's window has room for all of its streams' (RFC 9113 section 5.2).
 
 use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -37,8 +35,6 @@ pub(super) struct Shared {
     given_up: GivenUp,
     born: Instant,
     exchanges: Rc<Exchanges>,
-    /// How many the upstream takes, as far as it has said.
-    takes: Rc<Cell<u32>>,
 }
 
 /// Those that run on a connection.
@@ -53,6 +49,12 @@ struct Exchanges {
 pub(super) struct Share(Rc<Exchanges>);
 
 impl Share {
+    /// Whether the upstream takes as many as run. Of a request that waited in h2 for its turn, the head would go
+    /// out even if nobody were there any more.
+    pub fn fits(&self, sender: &SendRequest<Bytes>) -> bool {
+        self.0.count.get() <= takes(sender)
+    }
+
     /// Keeps the alarm of the exchange, which has ended well, for the next one.
     pub fn keep(&self, alarm: Alarm) {
         self.0.alarms.borrow_mut().push(alarm);
@@ -63,6 +65,11 @@ impl Drop for Share {
     fn drop(&mut self) {
         self.0.count.set(self.0.count.get().saturating_sub(1));
     }
+}
+
+/// How many streams the upstream takes, as far as it has said.
+fn takes(sender: &SendRequest<Bytes>) -> u32 {
+    u32::try_from(sender.current_max_send_streams()).unwrap_or(u32::MAX)
 }
 
 /// What one exchange needs to be sent.
@@ -86,7 +93,7 @@ impl Shared {
     where
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + 'static,
     {
-        let (sender, mut connection) = Builder::new()
+        let (sender, connection) = Builder::new()
             .enable_push(false)
             .initial_max_send_streams(STREAMS_AT_FIRST)
             .max_header_list_size(HEAD)
@@ -96,20 +103,11 @@ impl Shared {
             .handshake(Gathered::new(stream))
             .await
             .map_err(|_| Error::Closed { written: false })?;
-        let (exchanges, takes) = (Rc::<Exchanges>::default(), Rc::new(Cell::new(streams)));
-        let (running, of_takes) = (Rc::clone(&exchanges), Rc::clone(&takes));
         tokio::task::spawn_local(async move {
             let _open = open;
-            let _ = poll_fn(|cx| {
-                // It costs a lock, which an exchange that is alone does without.
-                if running.count.get() > 1 {
-                    of_takes.set(u32::try_from(connection.max_concurrent_send_streams()).unwrap_or(u32::MAX));
-                }
-                Pin::new(&mut connection).poll(cx)
-            })
-            .await;
+            let _ = connection.await;
         });
-        Ok(Self { authority, sender: RefCell::new(sender), given_up, born, exchanges, takes })
+        Ok(Self { authority, sender: RefCell::new(sender), given_up, born, exchanges: Rc::default() })
     }
 
     /// When it was opened.
@@ -129,7 +127,8 @@ impl Shared {
 
     /// Whether another exchange fits on it: the upstream says how many it takes, too.
     pub fn has_room(&self, streams: u32) -> bool {
-        self.exchanges.count.get() < streams.min(self.takes.get().max(1))
+        let count = self.exchanges.count.get();
+        count < streams && count < takes(&self.sender.borrow())
     }
 
     /// Another exchange's part of it, and an alarm.

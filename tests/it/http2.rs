@@ -8,3 +8,4 @@ mod grpc;
 mod interim;
 mod left;
 mod resets;
+mod streams;
