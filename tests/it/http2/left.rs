@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+use http_body_util::channel::Channel;
 use tokio::sync::mpsc;
 
 use crate::support::frames::{
-    CANCEL, DATA, END_HEADERS, END_STREAM, Frame, HEADERS, PING, PREFACE, RST_STREAM, SETTINGS, STATUS_200, accept,
-    asked, fields, frame, open, reset, until,
+    CANCEL, DATA, END_HEADERS, END_STREAM, Frame, HEADERS, NO_ERROR, PING, PREFACE, RST_STREAM, SETTINGS, STATUS_200,
+    accept, asked, fields, frame, open, reset, until,
 };
 use crate::support::world::HOST;
 use crate::support::{Raw, World, soon};
@@ -126,4 +128,42 @@ async fn trailers_that_belong_to_one_hop_end_the_request_over_http2_too() {
     let end = soon("the end of the request", told.recv()).await.expect("told").expect("no loss of the connection");
     assert_eq!(end.kind, HEADERS, "there is one that may pass");
     assert_eq!(raw.reply().await.expect("a reply").status, 200);
+}
+
+#[tokio::test]
+async fn whole_reply_before_the_end_of_an_upload_arrives_whole_though_the_rest_is_declined() {
+    // All at once, and the reset a while later (RFC 9113 section 8.1).
+    for (piece, together) in [(&b"too large"[..], true), (b"too large", false), (b"", true)] {
+        let script = move |mut raw: Raw, _| async move {
+            accept(&mut raw).await;
+            while let Some(stream) = asked(&mut raw).await {
+                until(&mut raw, |f| f.kind == DATA && f.stream == stream).await.expect("some of the body");
+                let head = frame(HEADERS, END_HEADERS, stream, &[0x08, 3, b'4', b'1', b'3']);
+                let reply = [head, frame(DATA, END_STREAM, stream, piece)].concat();
+                match together {
+                    true => raw.send([reply, reset(stream, NO_ERROR)].concat()).await,
+                    false => {
+                        raw.send(reply).await;
+                        raw.send(frame(PING, 0, 0, &[0; 8])).await;
+                        until(&mut raw, |f| f.kind == PING).await.expect("an answer");
+                        raw.send(reset(stream, NO_ERROR)).await;
+                    }
+                }
+            }
+        };
+        let world = World::build().script(script).upstream(|u| u.alpn = vec!["h2"]).start().await;
+        for http2 in [true, false] {
+            let (mut feed, body) = Channel::<Bytes>::new(1);
+            feed.send_data("a beginning".into()).await.expect("taken");
+            let agent = world.agent();
+            let mut sender = if http2 { agent.http2(HOST).await } else { agent.http1(HOST).await };
+            let answer = soon("the reply", sender.ask(world.post(http2, body))).await;
+            assert_eq!(
+                (answer.status.as_u16(), answer.text().as_bytes(), answer.whole),
+                (413, piece, true),
+                "{http2} {together}"
+            );
+            drop(feed);
+        }
+    }
 }
