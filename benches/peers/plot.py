@@ -9,9 +9,9 @@ WIDTH = 980
 
 
 def svg(rows, names, head):
-    """An SVG of rows (what, unit, base, goal, {target: figure}), each figure against its row's base."""
-    shown = [(what, base, goal, {t: v / of[base] for t, v in of.items() if t in COLOURS and t != base})
-             for what, _, base, goal, of in rows]
+    """An SVG of rows (what, unit, base, goal, {target: figure}, {target: ratio to the base})."""
+    shown = [(what, base, goal, {t: ratio for t, ratio in ratios.items() if t in COLOURS and t != base})
+             for what, _, base, goal, _, ratios in rows]
     every = [r for *_, of in shown for r in of.values() if r > 0] or [1]
     low, high = min(0.8, *every) * 0.95, max(2, *every) * 1.1
     across = WIDTH - LEFT - RIGHT
