@@ -60,18 +60,16 @@ pub async fn serve(core: Rc<Core>, tunnel: Rc<Tunnel>, mut request: Request<Inco
         Err((rejection, mut account)) => {
             core.refused(exchange, &tunnel, account.authority(), account.asker(), &rejection);
             account.close(rejection.status(), Some(&rejection));
-            match grpc {
-                true => rejection.in_grpc(exchange).map(|_| Reply::Own(None)),
-                false => {
-                    let mut response = rejection.response(exchange).map(|body| Reply::Own(Some(body)));
-                    // A body that isn't read to its end may never end: no other request follows it.
-                    let (most, deadline) = (settings.limits.whole_body, settings.deadlines.whole_body);
-                    if unread && !counted.read_rest(most, deadline, expects).await {
-                        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-                    }
-                    response
-                }
+            if grpc {
+                return rejection.in_grpc(exchange).map(|_| Reply::Own(None));
             }
+            let mut response = rejection.response(exchange).map(|body| Reply::Own(Some(body)));
+            // A body that isn't read to its end may never end: no other request follows it.
+            let (most, deadline) = (settings.limits.whole_body, settings.deadlines.whole_body);
+            if unread && !counted.read_rest(most, deadline, expects).await {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            response
         }
     }
 }
@@ -94,7 +92,7 @@ async fn run(
     core: &Rc<Core>,
     tunnel: &Rc<Tunnel>,
     exchange: ExchangeId,
-    request: Request<Upload>,
+    mut request: Request<Upload>,
     asked: Result<Option<Asked>, Rejection>,
     mut account: Box<Account>,
 ) -> Result<Response<Reply>, Refused> {
@@ -123,7 +121,7 @@ async fn run(
             Box::pin(issue::serve(core, tunnel, exchange, request, &target, &bound, session, &mut account)).await;
         return answered.map_err(|rejection| (rejection, account));
     }
-    let (version, mut request) = (request.version(), request);
+    let version = request.version();
     let mut finder = Finder {
         registry: &shared.registry,
         bound: bound.keys(),

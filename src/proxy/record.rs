@@ -79,30 +79,12 @@ pub fn mint(
     policies: &[u8; 32],
     permit: &Permit,
 ) -> Result<(Receipt, Draft), Rejection> {
-    let session: &LiveSession = &cause.session;
-    let intent = Intent {
-        at: core.shared.clock.now(),
-        exchange: cause.exchange,
-        session: session.id,
-        token: cause.token.as_ref().map(|token| token.id),
-        org: session.org,
-        project: &session.project,
-        key: key.id,
-        key_name: &key.name,
-        version: key.version,
-        tool: session.tool.as_ref(),
-        method: &Method::POST,
-        scheme: endpoint.scheme,
-        authority: &endpoint.authority,
-        path: endpoint.path.path(),
-        slot: &cause.slot,
-        policy: permit.policy(),
-        rule: permit.rule(),
-        policy_digest: policies,
-        client: cause.tunnel.client.as_deref(),
-        mint: true,
-    };
-    write(core, &intent)
+    let Cause { exchange, tunnel, session, token, slot, target, .. } = cause;
+    let (usage, at) =
+        (Use { session, token: token.as_ref().map(|token| token.id), key, slot }, core.shared.clock.now());
+    let intended = Intended { tunnel, exchange: *exchange, target, usage, policies, permit, at };
+    let (method, scheme, authority) = (&Method::POST, endpoint.scheme, &endpoint.authority);
+    write(core, &Intent { method, scheme, authority, mint: true, ..intended.intent(endpoint.path.path()) })
 }
 
 /// The path with proxy tokens masked: there they are only text, but a record isn't their place.

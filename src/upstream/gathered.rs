@@ -10,12 +10,13 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use zeroize::Zeroizing;
 
 /// A stream for HTTP/2. What is short is held until it is flushed, or written with what follows it.
 pub struct Gathered<S> {
     stream: S,
-    /// What was taken and isn't written.
-    held: Vec<u8>,
+    /// What was taken and isn't written. There may be a key in it.
+    held: Zeroizing<Vec<u8>>,
 }
 
 /// The most that is held, in bytes: the first piece of a frame that h2 writes in two, and a little more.
@@ -24,7 +25,7 @@ const HELD: usize = 2048;
 impl<S> Gathered<S> {
     /// A stream to which nothing was written.
     pub fn new(stream: S) -> Self {
-        Self { stream, held: Vec::new() }
+        Self { stream, held: Zeroizing::default() }
     }
 }
 
@@ -59,7 +60,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gathered<S> {
 impl<S: AsyncWrite + Unpin> AsyncWrite for Gathered<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         if self.held.len() + bytes.len() <= HELD {
-            // All at once: a vector that grows leaves copies behind, and there may be a key in it.
+            // All at once: a vector that grows leaves copies behind.
             if self.held.capacity() == 0 {
                 self.held.reserve_exact(HELD);
             }

@@ -7,8 +7,8 @@ use http_body_util::{BodyExt as _, Full};
 use tokio::sync::mpsc;
 
 use crate::support::frames::{
-    DATA, END_HEADERS, END_STREAM, Frame, HEADERS, RST_STREAM, STATUS_200, accept, asked, fields, frame, hint, next,
-    open, request, until,
+    DATA, END_HEADERS, END_STREAM, Frame, HEADERS, RST_STREAM, STATUS_200, accept, asked, frame, hint, next, open,
+    post, until,
 };
 use crate::support::world::{Build, HOST};
 use crate::support::{Raw, World, soon};
@@ -44,10 +44,7 @@ async fn ask(world: &World, path: &str) -> Raw {
     let bearer = world.bearer();
     let more: [(&[u8], &[u8]); 3] =
         [(b"authorization", bearer.as_bytes()), (b"expect", b"100-continue"), (b"content-length", b"5")];
-    let block = request(HOST, path, &more);
-    // The method is the first field.
-    let block = [&fields(&[(b":method", b"POST")])[..], &block[fields(&[(b":method", b"GET")]).len()..]].concat();
-    raw.send(frame(HEADERS, END_HEADERS, 1, &block)).await;
+    raw.send(frame(HEADERS, END_HEADERS, 1, &post(HOST, path, &more))).await;
     raw
 }
 

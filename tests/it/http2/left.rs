@@ -8,28 +8,30 @@ use tokio::sync::mpsc;
 
 use crate::support::frames::{
     CANCEL, DATA, END_HEADERS, END_STREAM, Frame, HEADERS, NO_ERROR, PING, PREFACE, RST_STREAM, SETTINGS, STATUS_200,
-    accept, asked, fields, frame, open, reset, until,
+    accept, asked, frame, open, post, reset, until,
 };
-use crate::support::world::HOST;
+use crate::support::world::{Build, HOST};
 use crate::support::{Raw, World, soon};
 
 /// No window for any body (RFC 9113 section 6.5.2).
 const NO_WINDOW: [u8; 6] = [0, 4, 0, 0, 0, 0];
 
-/// An upstream that gives uploads no window, and begins its reply.
-async fn replies_at_once(tell: mpsc::UnboundedSender<Option<Frame>>) -> World {
+/// An upstream that gives uploads no window, and replies with a byte that ends its reply or not. It tells of the
+/// reset that comes then.
+fn replies_at_once(ends: u8) -> (Build, mpsc::UnboundedReceiver<Option<Frame>>) {
+    let (tell, told) = mpsc::unbounded_channel();
     let script = move |mut raw: Raw, _| {
         let tell = tell.clone();
         async move {
             assert_eq!(raw.exactly(PREFACE.len()).await, PREFACE);
             raw.send(frame(SETTINGS, 0, 0, &NO_WINDOW)).await;
             let stream = asked(&mut raw).await.expect("a request");
-            raw.send([frame(HEADERS, END_HEADERS, stream, STATUS_200), frame(DATA, 0, stream, b"x")].concat()).await;
+            raw.send([frame(HEADERS, END_HEADERS, stream, STATUS_200), frame(DATA, ends, stream, b"x")].concat()).await;
             let end = until(&mut raw, |f: &Frame| f.kind == RST_STREAM).await;
             let _ = tell.send(end);
         }
     };
-    World::build().script(script).upstream(|u| u.alpn = vec!["h2"]).start().await
+    (World::build().script(script).upstream(|u| u.alpn = vec!["h2"]), told)
 }
 
 /// A POST whose body has begun, and whose reply has.
@@ -37,14 +39,8 @@ async fn posting(world: &World) -> Raw {
     let mut raw = world.agent().inside(HOST, b"h2").await;
     open(&mut raw).await;
     let bearer = world.bearer();
-    let post: [(&[u8], &[u8]); 5] = [
-        (b":method", b"POST"),
-        (b":scheme", b"https"),
-        (b":authority", HOST.as_bytes()),
-        (b":path", b"/"),
-        (b"authorization", bearer.as_bytes()),
-    ];
-    raw.send(frame(HEADERS, END_HEADERS, 1, &fields(&post))).await;
+    let head = post(HOST, "/", &[(b"authorization", bearer.as_bytes())]);
+    raw.send(frame(HEADERS, END_HEADERS, 1, &head)).await;
     raw.send(frame(DATA, 0, 1, b"a beginning")).await;
     until(&mut raw, |f| f.kind == DATA && f.stream == 1).await.expect("a reply");
     // The upstream's word about its windows was heard by now, and then what lacks one is on its way.
@@ -58,8 +54,8 @@ async fn posting(world: &World) -> Raw {
 #[tokio::test]
 async fn upstream_without_a_window_hears_that_the_agent_left_in_the_middle_of_its_reply() {
     for leaves in ["reset", "connection"] {
-        let (tell, mut told) = mpsc::unbounded_channel();
-        let world = replies_at_once(tell).await;
+        let (world, mut told) = replies_at_once(0);
+        let world = world.start().await;
         let mut raw = posting(&world).await;
         match leaves {
             "reset" => raw.send(reset(1, CANCEL)).await,
@@ -72,8 +68,8 @@ async fn upstream_without_a_window_hears_that_the_agent_left_in_the_middle_of_it
 
 #[tokio::test]
 async fn upstream_without_a_window_hears_of_a_revocation_in_the_middle_of_its_reply() {
-    let (tell, mut told) = mpsc::unbounded_channel();
-    let world = replies_at_once(tell).await;
+    let (world, mut told) = replies_at_once(0);
+    let world = world.start().await;
     let _raw = posting(&world).await;
     world.node.revoke_session(&world.started.session, "test");
     let end = soon("the reset", told.recv()).await.expect("told").expect("no loss of the connection");
@@ -82,20 +78,7 @@ async fn upstream_without_a_window_hears_of_a_revocation_in_the_middle_of_its_re
 
 #[tokio::test]
 async fn upload_that_gets_no_window_ends_some_time_after_its_reply() {
-    let (tell, mut told) = mpsc::unbounded_channel();
-    let script = move |mut raw: Raw, _| {
-        let tell = tell.clone();
-        async move {
-            assert_eq!(raw.exactly(PREFACE.len()).await, PREFACE);
-            raw.send(frame(SETTINGS, 0, 0, &NO_WINDOW)).await;
-            let stream = asked(&mut raw).await.expect("a request");
-            raw.send([frame(HEADERS, END_HEADERS, stream, STATUS_200), frame(DATA, END_STREAM, stream, b"x")].concat())
-                .await;
-            let end = until(&mut raw, |f: &Frame| f.kind == RST_STREAM).await;
-            let _ = tell.send(end);
-        }
-    };
-    let world = World::build().script(script).upstream(|u| u.alpn = vec!["h2"]);
+    let (world, mut told) = replies_at_once(END_STREAM);
     let world = world.settings(|s| s.upstream.deadlines.idle_body = Duration::from_millis(300)).start().await;
     let _raw = posting(&world).await;
     let end = soon("the reset", told.recv()).await.expect("told").expect("no loss of the connection");

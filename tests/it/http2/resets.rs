@@ -4,7 +4,7 @@ use tokio::sync::mpsc;
 
 use crate::support::frames::{
     CANCEL, DATA, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, Frame, HEADERS, INTERNAL_ERROR, NO_ERROR, PROTOCOL_ERROR,
-    REFUSED_STREAM, RST_STREAM, STATUS_200, accept, asked, fields, frame, open, request, reset, until,
+    REFUSED_STREAM, RST_STREAM, STATUS_200, accept, asked, frame, open, post, request, reset, until,
 };
 use crate::support::world::HOST;
 use crate::support::{Raw, World, soon};
@@ -104,14 +104,8 @@ async fn reset_by_the_agent_reaches_the_upstream_at_every_stage() {
         match stage {
             "uploading" => {
                 let bearer = world.bearer();
-                let post: [(&[u8], &[u8]); 5] = [
-                    (b":method", b"POST"),
-                    (b":scheme", b"https"),
-                    (b":authority", HOST.as_bytes()),
-                    (b":path", b"/"),
-                    (b"authorization", bearer.as_bytes()),
-                ];
-                raw.send(frame(HEADERS, END_HEADERS, 1, &fields(&post))).await;
+                let head = post(HOST, "/", &[(b"authorization", bearer.as_bytes())]);
+                raw.send(frame(HEADERS, END_HEADERS, 1, &head)).await;
                 raw.send(frame(DATA, 0, 1, b"a beginning")).await;
             }
             _ => raw.send(get(&world, 1)).await,

@@ -70,8 +70,17 @@ fn length(out: &mut Vec<u8>, len: usize) {
 
 /// The fields of a GET for `path` at `host`, and these beside them.
 pub fn request<'a>(host: &'a str, path: &'a str, more: &[(&'a [u8], &'a [u8])]) -> Vec<u8> {
+    asking(b"GET", host, path, more)
+}
+
+/// The same of a POST.
+pub fn post<'a>(host: &'a str, path: &'a str, more: &[(&'a [u8], &'a [u8])]) -> Vec<u8> {
+    asking(b"POST", host, path, more)
+}
+
+fn asking<'a>(method: &'a [u8], host: &'a str, path: &'a str, more: &[(&'a [u8], &'a [u8])]) -> Vec<u8> {
     let mut all: Vec<(&[u8], &[u8])> = vec![
-        (b":method", b"GET"),
+        (b":method", method),
         (b":scheme", b"https"),
         (b":authority", host.as_bytes()),
         (b":path", path.as_bytes()),
