@@ -21,13 +21,14 @@ use super::kept::KeptTimer;
 use super::plain;
 use super::reject::{Code, Rejection};
 use super::relay::Reply;
+use super::step::{Next, then};
 use super::tunnel::Tunnel;
 use super::unread::{Paced, Streams};
 use super::upgrade::Became;
 use super::wire::Prefixed;
 use super::worded::Worded;
 use crate::model::{Fingerprint, Host, Scheme};
-use crate::upstream::Gathered;
+use crate::upstream::{Fill, Gathered};
 
 /// The first byte of a TLS record that carries a handshake (RFC 8446 section 5.1).
 const HANDSHAKE: u8 = 0x16;
@@ -35,22 +36,22 @@ const HANDSHAKE: u8 = 0x16;
 /// Serves what comes through a tunnel, by its first byte: TLS, which is ended here, or HTTP in clear,
 /// which goes on in clear as an `http://` request does, but not to the port of `https://`. Whatever is
 /// neither is closed: nothing is ever forwarded out of a tunnel unread.
-pub async fn tunnelled<S>(core: Rc<Core>, mut stream: S, mut tunnel: Tunnel)
+pub async fn tunnelled<S>(core: Rc<Core>, mut stream: S, mut tunnel: Tunnel) -> Next
 where
-    S: AsyncRead + AsyncWrite + Unpin + 'static,
+    S: AsyncRead + AsyncWrite + Fill + Unpin + 'static,
 {
     let mut first = [0u8; 1];
     let read = timeout(core.shared.settings.deadlines.tls, stream.read_exact(&mut first));
     if !matches!(read.await, Ok(Ok(_))) {
-        return;
+        return None;
     }
     let stream = Prefixed::new(bytes::Bytes::copy_from_slice(&first), stream);
     match (first, &mut tunnel.target) {
-        ([HANDSHAKE], _) => Box::pin(tls(core, stream, tunnel)).await,
+        ([HANDSHAKE], _) => then(tls(core, stream, tunnel)),
         // The methods that there are begin so (RFC 9110 section 9.1).
         ([b'A'..=b'Z'], Some((scheme, authority))) if authority.port != Scheme::Https.default_port() => {
             *scheme = Scheme::Http;
-            Box::pin(plain::serve(core, stream, Rc::new(tunnel))).await;
+            then(plain::serve(core, stream, Rc::new(tunnel)))
         }
         _ => {
             let rejection = Rejection::new(
@@ -58,12 +59,13 @@ where
                 "what came through the tunnel is no TLS, and no HTTP in clear for another port than 443",
             );
             core.note_refused(core.exchange_id(), tunnel.mode, &rejection);
+            None
         }
     }
 }
 
 /// Ends TLS inside a tunnel, or on the gateway's TLS listener, and serves what is in it.
-pub async fn tls<S: AsyncRead + AsyncWrite + Unpin + 'static>(core: Rc<Core>, stream: S, mut tunnel: Tunnel) {
+pub async fn tls<S: AsyncRead + AsyncWrite + Unpin + 'static>(core: Rc<Core>, stream: S, mut tunnel: Tunnel) -> Next {
     let deadline = core.shared.settings.deadlines.tls;
     let handshake = Box::pin(async {
         let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await.ok()?;
@@ -81,18 +83,14 @@ pub async fn tls<S: AsyncRead + AsyncWrite + Unpin + 'static>(core: Rc<Core>, st
         };
         start.into_stream(config.ok()?).await.ok()
     });
-    let Ok(Some(stream)) = timeout(deadline, handshake).await else { return };
+    let Ok(Some(stream)) = timeout(deadline, handshake).await else { return None };
     if tunnel.mode == Mode::Gateway {
         tunnel.target = None;
         tunnel.from.certificate = shown(&stream);
     }
     let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let tunnel = Rc::new(tunnel);
-    if h2 {
-        Box::pin(serve_http2(core, stream, tunnel)).await;
-    } else {
-        Box::pin(plain::serve(core, stream, tunnel)).await;
-    }
+    if h2 { then(serve_http2(core, stream, tunnel)) } else { then(plain::serve(core, stream, tunnel)) }
 }
 
 /// Ends TLS on a listener of our own that speaks a protocol of its own inside, under whatever name
@@ -113,7 +111,10 @@ pub fn shown<S>(stream: &tokio_rustls::server::TlsStream<S>) -> Option<Fingerpri
 }
 
 /// Serves HTTP/1.1 on the stream until either side is done.
-pub async fn serve_http1<S: AsyncRead + AsyncWrite + Unpin + 'static>(core: Rc<Core>, stream: S, tunnel: Rc<Tunnel>) {
+pub async fn serve_http1<S>(core: Rc<Core>, stream: S, tunnel: Rc<Tunnel>) -> Next
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
     let settings = &core.shared.settings;
     let mut builder = server::conn::http1::Builder::new();
     builder
@@ -153,7 +154,8 @@ pub async fn serve_http1<S: AsyncRead + AsyncWrite + Unpin + 'static>(core: Rc<C
     let socket = switched.take();
     if let (Some(socket), Ok(())) = (socket, &ended) {
         let parts = connection.into_parts();
-        return Box::pin(socket.relay(parts.io.into_inner().into_inner(), parts.read_buf)).await;
+        Box::pin(socket.relay(parts.io.into_inner().into_inner(), parts.read_buf)).await;
+        return None;
     }
     // Nothing was answered, so nobody else counts it.
     if let Err(why) = ended
@@ -163,6 +165,7 @@ pub async fn serve_http1<S: AsyncRead + AsyncWrite + Unpin + 'static>(core: Rc<C
         let code = if why.is_parse_too_large() { Code::TooLarge } else { Code::BadRequest };
         core.note_refused(core.exchange_id(), mode, &Rejection::new(code, UNREADABLE));
     }
+    None
 }
 
 const UNREADABLE: &str = "the request can't be parsed";
@@ -177,7 +180,10 @@ fn unreadable(core: &Core, mode: Mode, status: u16) -> Vec<u8> {
 }
 
 /// Serves HTTP/2 on the stream until either side is done.
-async fn serve_http2<S: AsyncRead + AsyncWrite + Unpin + 'static>(core: Rc<Core>, stream: S, tunnel: Rc<Tunnel>) {
+async fn serve_http2<S>(core: Rc<Core>, stream: S, tunnel: Rc<Tunnel>) -> Next
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
     let settings = &core.shared.settings;
     let streams = Streams::new(settings.deadlines.unread);
     let mut builder = server::conn::http2::Builder::new(streams.clone());
@@ -207,6 +213,7 @@ async fn serve_http2<S: AsyncRead + AsyncWrite + Unpin + 'static>(core: Rc<Core>
             let _ = timeout(settings.deadlines.tls, connection).await;
         }
     }
+    None
 }
 
 /// Ends when no exchange began or ran for a whole `limit`. A peer that answers every PING would hold

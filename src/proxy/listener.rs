@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::core::{Connected, Core};
+use super::step::{self, then};
 use super::tunnel::{self, Credentials, Tunnel};
 use super::{Mode, balanced, intercept, plain};
 use crate::model::{Authority, Host, Origin, Scheme};
@@ -186,29 +187,29 @@ async fn connection(core: Rc<Core>, arrival: Arrival) {
     // Behind a balancer, what listens on loopback is reached from other machines.
     let beyond = !address.ip().to_canonical().is_loopback();
     let gateway = |target| Tunnel { target, ..Tunnel::new(Mode::Gateway, from, false) };
-    match kind {
+    let next = match kind {
         Kind::Forward => {
             let credentials = if beyond { Credentials::Required } else { Credentials::AsSet };
-            Box::pin(tunnel::serve(core, stream, from, credentials, beyond)).await;
+            then(tunnel::serve(core, stream, from, credentials, beyond))
         }
-        Kind::ForwardOpen => Box::pin(tunnel::serve(core, stream, from, Credentials::NotAsked, beyond)).await,
+        Kind::ForwardOpen => then(tunnel::serve(core, stream, from, Credentials::NotAsked, beyond)),
         Kind::ForwardTls => {
             let Ok(local) = stream.local_addr() else { return };
             let limit = core.shared.settings.deadlines.tls;
             let accepted = tokio::time::timeout(limit, Box::pin(intercept::own_tls(&core, stream, local.ip()))).await;
-            if let Ok(Some(stream)) = accepted {
-                let from = Origin { certificate: intercept::shown(&stream), ..from };
-                Box::pin(tunnel::serve(core, stream, from, Credentials::Required, false)).await;
-            }
+            let Ok(Some(stream)) = accepted else { return };
+            let from = Origin { certificate: intercept::shown(&stream), ..from };
+            then(tunnel::serve(core, stream, from, Credentials::Required, false))
         }
-        Kind::Gateway => Box::pin(plain::serve(core, stream, Rc::new(gateway(None)))).await,
+        Kind::Gateway => then(plain::serve(core, stream, Rc::new(gateway(None)))),
         Kind::GatewayTls => {
             // The leaf is for the address that the agent reached; a name in its hello wins.
             let Ok(local) = stream.local_addr() else { return };
             let authority = Authority { host: Host::Ip(local.ip()), port: local.port() };
-            Box::pin(intercept::tls(core, stream, gateway(Some((Scheme::Https, authority))))).await;
+            then(intercept::tls(core, stream, gateway(Some((Scheme::Https, authority)))))
         }
-    }
+    };
+    step::take(next).await;
 }
 
 /// Accepts on a socket until `stop`, and hands each connection to the least loaded core.

@@ -42,6 +42,7 @@ mod signed;
 mod slots;
 mod socks;
 mod splice;
+mod step;
 pub mod target;
 pub mod tunnel;
 mod unread;

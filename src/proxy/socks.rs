@@ -16,12 +16,13 @@ use tokio::time::{Instant, timeout_at};
 use super::core::Core;
 use super::exchange;
 use super::reject::{Code, Rejection};
+use super::step::{Next, then};
 use super::tunnel::{self, Tongue, Tunnel, session_of};
 use super::unread::Paced;
 use super::wire::Bare;
 use crate::model::{Authority, Host};
 use crate::session::live::LiveSession;
-use crate::upstream;
+use crate::upstream::{self, Fill};
 
 /// The first byte of every message but those about the password.
 pub const VERSION: u8 = 5;
@@ -54,9 +55,9 @@ const NO_SUCH_COMMAND: u8 = 7;
 const NO_SUCH_ADDRESS: u8 = 8;
 
 /// Serves a connection that begins with SOCKS; `buffer` came already.
-pub async fn serve<S>(core: Rc<Core>, stream: S, buffer: BytesMut, mut tunnel: Tunnel, deadline: Instant)
+pub async fn serve<S>(core: Rc<Core>, stream: S, buffer: BytesMut, mut tunnel: Tunnel, deadline: Instant) -> Next
 where
-    S: AsyncRead + AsyncWrite + Bare + Unpin + 'static,
+    S: AsyncRead + AsyncWrite + Bare + Fill + Unpin + 'static,
 {
     let mut agent = Agent { stream, buffer };
     let asked = timeout_at(deadline, handshake(&core, &mut agent, &tunnel)).await;
@@ -64,10 +65,13 @@ where
     match asked {
         Ok(Ok((authority, session))) => {
             tunnel.session = session;
-            tunnel::onward(core, stream, buffer.freeze(), tunnel, authority, Tongue::Socks).await;
+            then(tunnel::onward(core, stream, buffer.freeze(), tunnel, authority, Tongue::Socks))
         }
-        Ok(Err(Failure::Refused(rejection, last))) => refuse(&core, &mut stream, &rejection, &last).await,
-        Ok(Err(Failure::Gone)) | Err(_) => {}
+        Ok(Err(Failure::Refused(rejection, last))) => {
+            refuse(&core, &mut stream, &rejection, &last).await;
+            None
+        }
+        Ok(Err(Failure::Gone)) | Err(_) => None,
     }
 }
 

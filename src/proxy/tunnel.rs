@@ -18,11 +18,13 @@ use tokio::time::{Instant, timeout_at};
 use super::core::Core;
 use super::identify::strip_scheme;
 use super::reject::{Code, Rejection};
+use super::step::{Next, then};
 use super::unread::Paced;
 use super::wire::{Bare, Prefixed};
 use super::{Mode, blind, bounds, exchange, intercept, socks};
 use crate::model::{Authority, Origin, Scheme, SessionId};
 use crate::session::live::LiveSession;
+use crate::upstream::Fill;
 
 /// What is known of an agent's connection before a request is read.
 pub struct Tunnel {
@@ -76,9 +78,9 @@ pub enum Credentials {
 }
 
 /// Serves a connection on a forward listener.
-pub async fn serve<S>(core: Rc<Core>, mut stream: S, from: Origin, credentials: Credentials, in_clear: bool)
+pub async fn serve<S>(core: Rc<Core>, mut stream: S, from: Origin, credentials: Credentials, in_clear: bool) -> Next
 where
-    S: AsyncRead + AsyncWrite + Bare + Unpin + 'static,
+    S: AsyncRead + AsyncWrite + Bare + Fill + Unpin + 'static,
 {
     let required = match credentials {
         Credentials::Required => true,
@@ -91,23 +93,25 @@ where
         let deadline = Instant::now() + core.shared.settings.deadlines.head;
         let head = match timeout_at(deadline, read_head(&mut stream, &mut buffer, limits.head_bytes)).await {
             Ok(Ok(head)) => head,
-            Ok(Err(HeadError::Closed)) | Err(_) => return,
+            Ok(Err(HeadError::Closed)) | Err(_) => return None,
             Ok(Err(HeadError::Bad(detail))) => {
                 let rejection = Rejection::new(Code::BadRequest, detail);
-                return refuse(&core, &mut stream, &rejection, Then::Close).await;
+                refuse(&core, &mut stream, &rejection, Then::Close).await;
+                return None;
             }
             Ok(Err(HeadError::TooLarge)) => {
                 let rejection = Rejection::new(Code::TooLarge, "the request's head is longer than allowed");
-                return refuse(&core, &mut stream, &rejection, Then::Close).await;
+                refuse(&core, &mut stream, &rejection, Then::Close).await;
+                return None;
             }
         };
         let tunnel = Tunnel { in_clear, ..Tunnel::new(Mode::Forward, from, required) };
         let connect = match head {
             Head::Connect(connect) => connect,
-            Head::Socks => return Box::pin(socks::serve(core, stream, buffer, tunnel, deadline)).await,
+            Head::Socks => return then(socks::serve(core, stream, buffer, tunnel, deadline)),
             Head::Other => {
                 let stream = Prefixed::new(buffer.freeze(), stream);
-                return Box::pin(intercept::serve_http1(core, stream, Rc::new(tunnel))).await;
+                return then(intercept::serve_http1(core, stream, Rc::new(tunnel)));
             }
         };
         let rest = Bytes::copy_from_slice(buffer.get(connect.len..).unwrap_or_default());
@@ -115,18 +119,19 @@ where
             Ok((authority, session)) => {
                 let tunnel = Tunnel { session, ..tunnel };
                 drop(buffer);
-                return Box::pin(onward(core, stream, rest, tunnel, authority, Tongue::Connect)).await;
+                return then(onward(core, stream, rest, tunnel, authority, Tongue::Connect));
             }
             Err(rejection) => {
                 let retry = rejection.code == Code::ProxyAuthRequired && rest.is_empty();
                 refuse(&core, &mut stream, &rejection, if retry { Then::Wait } else { Then::Close }).await;
                 if !retry {
-                    return;
+                    return None;
                 }
                 buffer.clear();
             }
         }
     }
+    None
 }
 
 /// In what an agent asked for its tunnel, and is answered.
@@ -157,8 +162,9 @@ pub async fn onward<S>(
     mut tunnel: Tunnel,
     authority: Authority,
     tongue: Tongue,
-) where
-    S: AsyncRead + AsyncWrite + Bare + Unpin + 'static,
+) -> Next
+where
+    S: AsyncRead + AsyncWrite + Bare + Fill + Unpin + 'static,
 {
     if blind::applies(&core, &authority) {
         match Box::pin(core.upstream.bare(&authority)).await {
@@ -172,12 +178,11 @@ pub async fn onward<S>(
                 Tongue::Socks => socks::unreachable(&core, &mut stream, why).await,
             },
         }
-        return;
+        return None;
     }
-    if stream.write_all(tongue.established()).await.is_ok() {
-        tunnel.target = Some((Scheme::Https, authority));
-        Box::pin(intercept::tunnelled(core, Prefixed::new(rest, stream), tunnel)).await;
-    }
+    stream.write_all(tongue.established()).await.ok()?;
+    tunnel.target = Some((Scheme::Https, authority));
+    then(intercept::tunnelled(core, Prefixed::new(rest, stream), tunnel))
 }
 
 /// A CONNECT request's parts, and how many bytes its head took.

@@ -18,7 +18,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
@@ -26,6 +26,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use super::relay::{BodyError, Reply};
 use super::running::Stop;
 use super::settings::Deadlines;
+use crate::upstream::Fill;
 
 /// An agent's stream. Its writes fail when nothing could be written for a while, and its end waits
 /// for the agent's.
@@ -76,6 +77,12 @@ impl<S> Paced<S> {
 impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl<S: Fill> Fill for Paced<S> {
+    fn poll_fill(&mut self, cx: &mut Context<'_>, input: &mut BytesMut) -> Poll<io::Result<usize>> {
+        self.stream.poll_fill(cx, input)
     }
 }
 

@@ -4,12 +4,11 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 
-use crate::upstream::Stream;
-use crate::upstream::writes_pass;
+use crate::upstream::{Fill, Stream, writes_pass};
 
 /// A stream of which the kernel may move the bytes, if it is bare TCP.
 pub trait Bare {
@@ -64,6 +63,17 @@ impl<T: AsyncRead + Unpin> AsyncRead for Prefixed<T> {
             self.front = Bytes::new();
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+impl<T: Fill> Fill for Prefixed<T> {
+    fn poll_fill(&mut self, cx: &mut Context<'_>, input: &mut BytesMut) -> Poll<io::Result<usize>> {
+        if self.front.is_empty() {
+            return self.stream.poll_fill(cx, input);
+        }
+        let front = std::mem::take(&mut self.front);
+        input.extend_from_slice(&front);
+        Poll::Ready(Ok(front.len()))
     }
 }
 

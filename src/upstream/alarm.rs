@@ -1,18 +1,27 @@
 //! A deadline that is set anew for each wait.
 //!
-//! Arming a timer takes a lock and a place in the timer wheel; moving an armed one to a later time
-//! is one atomic operation. So each pooled connection keeps its timer.
+//! Arming a timer takes a lock and a place in the timer wheel, moving it an atomic operation, and asking
+//! for it two more. So each connection keeps its timer, which is moved only when it rings too early: a
+//! deadline that is set later and later, exchange by exchange, costs a comparison.
 
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
 /// The timer of one connection, armed at its first wait.
 #[derive(Default)]
-pub struct Alarm(Option<Pin<Box<Sleep>>>);
+pub struct Alarm(Option<Box<Armed>>);
+
+struct Armed {
+    timer: Pin<Box<Sleep>>,
+    /// When it is to ring; the timer may be set to earlier.
+    at: Instant,
+    /// Whom the timer wakes.
+    wakes: Option<Waker>,
+}
 
 impl Alarm {
     /// Rings after this time, and not before.
@@ -24,17 +33,19 @@ impl Alarm {
     pub fn set_since(&mut self, now: std::time::Instant, after: Duration) {
         let at = Instant::from_std(now) + after;
         match &mut self.0 {
-            Some(timer) => timer.as_mut().reset(at),
-            None => self.0 = Some(Box::pin(sleep_until(at))),
+            Some(armed) => {
+                armed.at = at;
+                if armed.timer.deadline() > at {
+                    armed.move_timer();
+                }
+            }
+            None => self.0 = Some(Box::new(Armed { timer: Box::pin(sleep_until(at)), at, wakes: None })),
         }
     }
 
     /// Ready once it rings; never before it is set.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        match &mut self.0 {
-            Some(timer) => timer.as_mut().poll(cx),
-            None => Poll::Pending,
-        }
+        self.0.as_mut().map_or(Poll::Pending, |armed| armed.poll(cx))
     }
 
     /// The future's result, or `None` if it takes longer than this.
@@ -45,6 +56,26 @@ impl Alarm {
             Poll::Pending => self.poll(cx).map(|()| None),
         })
         .await
+    }
+}
+
+impl Armed {
+    fn move_timer(&mut self) {
+        self.timer.as_mut().reset(self.at);
+        self.wakes = None;
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.timer.is_elapsed() {
+            if self.timer.deadline() >= self.at {
+                return Poll::Ready(());
+            }
+            self.move_timer();
+        } else if self.wakes.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            return Poll::Pending;
+        }
+        self.wakes = Some(cx.waker().clone());
+        self.timer.as_mut().poll(cx)
     }
 }
 

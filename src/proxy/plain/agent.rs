@@ -11,9 +11,10 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 
 use crate::proxy::running::Drained;
 use crate::proxy::settings::Deadlines;
+use crate::proxy::step::Next;
 use crate::proxy::unread::Paced;
-use crate::upstream::Alarm;
-use crate::upstream::plain::{Field, poll_fill};
+use crate::upstream::plain::Field;
+use crate::upstream::{Alarm, Fill};
 
 /// How much is read ahead of an exchange, in bytes.
 const AHEAD: usize = 64 * 1024;
@@ -39,7 +40,7 @@ pub(super) struct Agent<S> {
     alarm: Alarm,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Agent<S> {
+impl<S: AsyncRead + AsyncWrite + Fill + Unpin> Agent<S> {
     pub fn new(stream: S, deadlines: &Deadlines) -> Self {
         let stream = Paced::new(stream, deadlines);
         Self { stream, input: BytesMut::new(), fields: Vec::new(), alarm: Alarm::default() }
@@ -51,7 +52,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Agent<S> {
     }
 
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        poll_fill(&mut self.stream, cx, &mut self.input)
+        self.stream.poll_fill(cx, &mut self.input)
     }
 
     /// Waits for the beginning of a request, from `now` on.
@@ -97,6 +98,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Agent<S> {
         self.stream.flush().await
     }
 
+    /// Writes a head and what stands behind it, as one.
+    pub async fn say_both(&mut self, head: &[u8], body: &[u8]) -> io::Result<()> {
+        let mut slices = [io::IoSlice::new(head), io::IoSlice::new(body)];
+        let mut left = &mut slices[..];
+        poll_fn(|cx| {
+            io::IoSlice::advance_slices(&mut left, 0);
+            while !left.is_empty() {
+                match ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, left))? {
+                    0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                    written => io::IoSlice::advance_slices(&mut left, written),
+                }
+            }
+            Pin::new(&mut self.stream).poll_flush(cx)
+        })
+        .await
+    }
+
     /// Gives back what isn't needed while nothing comes.
     pub fn rest(&mut self) {
         if self.input.is_empty() && self.input.capacity() > ROOM {
@@ -105,7 +123,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Agent<S> {
     }
 
     /// Ends the connection so that our last words arrive.
-    pub async fn close(&mut self) {
+    pub async fn close(&mut self) -> Next {
         let _ = self.stream.shutdown().await;
+        None
     }
 }

@@ -15,13 +15,20 @@ use super::Went;
 use super::agent::Agent;
 use crate::proxy::relay::{self, Reply};
 use crate::proxy::scrub::PatternSet;
+use crate::upstream::Fill;
 use crate::upstream::plain::{Head, Plain};
+
+/// A body that is longer is handed on where it lies, in bytes; a shorter one is copied behind its head.
+const APART: usize = 1024;
 
 /// A reply as it is sent.
 pub(super) struct Whole {
-    pub bytes: Vec<u8>,
+    /// Its head, and a body that isn't apart.
+    pub front: Vec<u8>,
     /// The body's length, in bytes.
     pub body: usize,
+    /// Whether the body isn't in the front.
+    pub apart: bool,
 }
 
 fn begin(status: StatusCode, room: usize) -> Vec<u8> {
@@ -56,7 +63,8 @@ pub(super) fn whole(
         return None;
     }
     let body = text.get(head.body_at()..)?;
-    let mut out = begin(head.status, text.len() + 128);
+    let apart = body.len() > APART;
+    let mut out = begin(head.status, head.body_at() + 128 + if apart { 0 } else { body.len() });
     let mut dated = false;
     for (name, value) in connection.fields() {
         let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
@@ -86,12 +94,15 @@ pub(super) fn whole(
         out.extend_from_slice(b"connection: close\r\n");
     }
     out.extend_from_slice(b"\r\n");
-    out.extend_from_slice(body);
+    if !apart {
+        out.extend_from_slice(body);
+    }
     // As it is sent: a name that came in another case may be a key in this one.
-    if patterns.is_some_and(|patterns| !patterns.is_clean(&out)) {
+    let clean = |patterns: &PatternSet| patterns.is_clean(&out) && !(apart && !patterns.is_clean(body));
+    if patterns.is_some_and(|patterns| !clean(patterns)) {
         return None;
     }
-    Some(Whole { bytes: out, body: body.len() })
+    Some(Whole { front: out, body: body.len(), apart })
 }
 
 /// What of a reply waits to be written.
@@ -140,7 +151,7 @@ pub(super) async fn stream<S>(
     lasts: bool,
 ) -> Went
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + Fill + Unpin,
 {
     let (parts, reply) = response.into_parts();
     let mut body = pin!(agent.stream.replies()(reply));

@@ -20,8 +20,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::core::Core;
 use super::intercept;
+use super::step::{Next, then};
 use super::tunnel::Tunnel;
 use super::wire::Prefixed;
+use crate::upstream::Fill;
 use agent::{Agent, Came};
 
 /// How an exchange left its agent's connection.
@@ -38,7 +40,10 @@ enum Went {
 }
 
 /// Serves HTTP/1.1 on the stream until either side is done.
-pub async fn serve<S: AsyncRead + AsyncWrite + Unpin + 'static>(core: Rc<Core>, stream: S, tunnel: Rc<Tunnel>) {
+pub async fn serve<S>(core: Rc<Core>, stream: S, tunnel: Rc<Tunnel>) -> Next
+where
+    S: AsyncRead + AsyncWrite + Fill + Unpin + 'static,
+{
     let mut agent = Agent::new(stream, &core.shared.settings.deadlines);
     let mut draining = pin!(core.draining.wait());
     let mut since = Instant::now();
@@ -47,7 +52,7 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin + 'static>(core: Rc<Core>, 
             match agent.wait(since, core.shared.settings.deadlines.head, draining.as_mut()).await {
                 Came::Bytes => {}
                 Came::Nothing => return agent.close().await,
-                Came::End => return,
+                Came::End => return None,
             }
         }
         // In a box, so that an idle connection has no room for it.
@@ -58,10 +63,10 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin + 'static>(core: Rc<Core>, 
                 agent.rest();
             }
             Went::Out => return agent.close().await,
-            Went::Lost => return,
+            Went::Lost => return None,
             Went::Elsewhere => break,
         }
     }
     let (input, stream) = agent.into_parts();
-    Box::pin(intercept::serve_http1(core, Prefixed::new(input.freeze(), stream), tunnel)).await;
+    then(intercept::serve_http1(core, Prefixed::new(input.freeze(), stream), tunnel))
 }

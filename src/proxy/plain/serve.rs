@@ -7,10 +7,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use bytes::Buf as _;
+use bytes::{Buf as _, BytesMut};
 use http::Method;
 use tokio::io::{AsyncRead, AsyncWrite};
-use zeroize::Zeroizing;
 
 use super::agent::Agent;
 use super::ask::{self, Read};
@@ -27,8 +26,8 @@ use crate::proxy::tunnel::Tunnel;
 use crate::proxy::{inject, put, relay};
 use crate::session::live::Ended;
 use crate::session::registry::Moment;
-use crate::upstream::plain::{Plain, Unanswered};
-use crate::upstream::{self, PlainCheckout};
+use crate::upstream::plain::{Plain, Rest, Unanswered};
+use crate::upstream::{self, Fill, PlainCheckout};
 
 /// Why an exchange stops while it waits.
 enum Stop {
@@ -41,7 +40,7 @@ enum Stop {
 /// Serves the request that begins what was read.
 pub(super) async fn serve<S>(core: &Rc<Core>, tunnel: &Rc<Tunnel>, agent: &mut Agent<S>) -> Went
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + Fill + Unpin,
 {
     let settings = &core.shared.settings;
     let mut waited = false;
@@ -75,7 +74,7 @@ where
         account.of_session(session);
     }
     let mut of = Of { core, tunnel, exchange: ready.exchange, head: ready.method == Method::HEAD, lasts: asked.lasts };
-    let connection = match connection {
+    let mut connection = match connection {
         Ok(connection) => connection,
         Err(why) => {
             agent.input.advance(asked.len());
@@ -87,23 +86,24 @@ where
     };
     account.counted().bytes_in.set(asked.body as u64);
     let body = agent.input.get(asked.head..asked.len()).unwrap_or_default();
-    let request = request(core, tunnel, &mut ready, dialled, &mut account, body).await;
+    let sent = send(core, tunnel, &mut ready, dialled, &mut account, &mut connection, body).await;
     agent.input.advance(asked.len());
-    match request {
-        Ok(request) => of.send(agent, account, connection, request, ready).await,
+    match sent {
+        Ok(rest) => of.answer(agent, account, connection, rest, ready).await,
         Err(rejection) => of.refuse(agent, account, &rejection).await,
     }
 }
 
 /// Records the use, opens the key and puts it in: the request as it goes out.
-async fn request(
+async fn send(
     core: &Core,
     tunnel: &Tunnel,
     ready: &mut Ready,
     dialled: Option<Duration>,
     account: &mut Account,
+    connection: &mut Plain,
     body: &[u8],
-) -> Result<Zeroizing<Vec<u8>>, Rejection> {
+) -> Result<Rest, Rejection> {
     let mut now = ready.began;
     if dialled.is_some() {
         // It may have taken seconds.
@@ -134,15 +134,10 @@ async fn request(
     };
     let secret = inject::fit(&found.slot, &secret)?;
     let (before, behind) = ready.head.split_at_checked(ready.hole).ok_or_else(gone)?;
-    // All at once: a vector that grows leaves a copy behind.
-    let mut all = Zeroizing::new(Vec::with_capacity(ready.head.len() + secret.len() + body.len()));
-    for part in [before, secret, behind, body] {
-        all.extend_from_slice(part);
-    }
     core.shared.metrics.injected(found.key.provider.as_str(), found.slot.label());
     let took = core.timed.mark().saturating_duration_since(ready.began.instant());
     core.timed.overhead(tunnel.mode.as_str(), took.saturating_sub(dialled.unwrap_or_default()));
-    Ok(all)
+    connection.begin([before, secret, behind, body]).await.map_err(failed)
 }
 
 /// What an exchange is to those who answer.
@@ -157,21 +152,19 @@ struct Of<'a> {
 }
 
 impl Of<'_> {
-    async fn send<S>(
+    async fn answer<S>(
         &mut self,
         agent: &mut Agent<S>,
         mut account: Box<Account>,
         mut connection: Plain,
-        request: Zeroizing<Vec<u8>>,
+        rest: Rest,
         mut ready: Box<Ready>,
     ) -> Went
     where
-        S: AsyncRead + AsyncWrite + Unpin,
+        S: AsyncRead + AsyncWrite + Fill + Unpin,
     {
-        let replied = connection
-            .ask(&request, &ready.method, self.core.timed.mark(), |cx| poll_stop(agent, &ready.run, cx))
-            .await;
-        drop(request);
+        let replied =
+            connection.ask(rest, &ready.method, self.core.timed.mark(), |cx| poll_stop(agent, &ready.run, cx)).await;
         let head = match replied {
             Ok(head) => head,
             Err(Unanswered::Failed(why)) => return self.refuse(agent, account, &failed(why)).await,
@@ -185,12 +178,17 @@ impl Of<'_> {
         self.lasts &= !self.core.draining.begun();
         let date = self.core.date(account.began().time());
         if let Some(reply) = answer::whole(&connection, &head, patterns.as_deref(), &date, self.lasts) {
-            connection.done(&head);
+            let body = if reply.apart {
+                connection.into_body(&head)
+            } else {
+                connection.done(&head);
+                BytesMut::new()
+            };
             account.counted().bytes_out.set(reply.body as u64);
             account.close(head.status.as_u16(), None);
             drop((account, ready));
             behind_the_ready().await;
-            return match agent.say(&reply.bytes).await {
+            return match agent.say_both(&reply.front, &body).await {
                 Ok(()) if self.lasts => Went::On,
                 Ok(()) => Went::Out,
                 Err(_) => Went::Lost,
@@ -209,7 +207,7 @@ impl Of<'_> {
 
     async fn refuse<S>(&self, agent: &mut Agent<S>, mut account: Box<Account>, rejection: &Rejection) -> Went
     where
-        S: AsyncRead + AsyncWrite + Unpin,
+        S: AsyncRead + AsyncWrite + Fill + Unpin,
     {
         self.core.refused(self.exchange, self.tunnel, account.authority(), account.asker(), rejection);
         account.close(rejection.status(), Some(rejection));
@@ -243,7 +241,7 @@ async fn behind_the_ready() {
 
 fn poll_stop<S>(agent: &mut Agent<S>, run: &Run, cx: &mut Context<'_>) -> Poll<Stop>
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + Fill + Unpin,
 {
     match run.poll_ended(cx) {
         Poll::Ready(ended) => Poll::Ready(Stop::Ended(ended)),
@@ -258,7 +256,7 @@ async fn unless_stopped<S, T>(
     mut future: Pin<Box<dyn Future<Output = T> + '_>>,
 ) -> Result<T, Stop>
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + Fill + Unpin,
 {
     poll_fn(|cx| match future.as_mut().poll(cx) {
         Poll::Ready(out) => Poll::Ready(Ok(out)),

@@ -9,9 +9,10 @@ use http_body::{Frame, SizeHint};
 use tokio_util::io::poll_read_buf;
 
 use super::head::{Framing, Head};
-use super::{Line, PIECE, Plain};
+use super::{Line, Plain};
 use crate::upstream::Error;
 use crate::upstream::alarm::Alarm;
+use crate::upstream::fill::PIECE;
 
 /// The longest line that begins a chunk, and the longest trailers, in bytes.
 const AROUND: usize = 16 * 1024;

@@ -11,18 +11,19 @@ mod head;
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
-use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
-use bytes::BytesMut;
+use bytes::{Buf as _, BytesMut};
 use http::Response;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::client::TlsStream;
+use zeroize::Zeroizing;
 
 use super::alarm::Alarm;
+use super::fill::{Fill, poll_over};
 use super::lenient::Lenient;
 use super::pool::{Inner, Open};
 use super::reply::ReplyBody;
@@ -31,9 +32,6 @@ use super::{Error, Settings, Stage};
 
 pub(super) use body::PlainBody;
 pub use head::{Field, Head, content_length};
-
-/// How much is read at once before a body, in bytes; no more than a TLS record holds (RFC 8446 section 5.1).
-const PIECE: usize = 16 * 1024;
 
 /// A connection's bytes.
 pub(super) enum Wire {
@@ -53,6 +51,15 @@ macro_rules! inner {
 impl AsyncRead for Wire {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         inner!(self.get_mut(), stream => Pin::new(stream).poll_read(cx, buf))
+    }
+}
+
+impl Fill for Wire {
+    fn poll_fill(&mut self, cx: &mut Context<'_>, input: &mut BytesMut) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Clear(stream) => poll_over(stream, cx, input),
+            Self::Tls(stream) => stream.poll_fill(cx, input),
+        }
     }
 }
 
@@ -89,22 +96,9 @@ struct Line {
     open: Open,
 }
 
-/// Reads on, without room of its own for what doesn't come. Ready with 0 at the end.
-pub fn poll_fill<S: AsyncRead + Unpin>(
-    stream: &mut S,
-    cx: &mut Context<'_>,
-    input: &mut BytesMut,
-) -> Poll<io::Result<usize>> {
-    let mut piece = [MaybeUninit::<u8>::uninit(); PIECE];
-    let mut piece = ReadBuf::uninit(&mut piece);
-    ready!(Pin::new(stream).poll_read(cx, &mut piece))?;
-    input.extend_from_slice(piece.filled());
-    Poll::Ready(Ok(piece.filled().len()))
-}
-
 impl Line {
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        poll_fill(&mut self.wire, cx, &mut self.input)
+        self.wire.poll_fill(cx, &mut self.input)
     }
 
     /// Whether the upstream has neither closed it nor said anything unasked.
@@ -121,6 +115,9 @@ pub struct Plain {
     kept: Kept,
     home: Rc<Inner>,
 }
+
+/// What the connection hasn't taken yet of a request.
+pub struct Rest(Zeroizing<Vec<u8>>);
 
 /// Why there is no reply.
 pub enum Unanswered<W> {
@@ -178,30 +175,55 @@ impl Plain {
         (self.line.wire, self.line.open, self.born)
     }
 
-    /// Sends a request that is whole, `now`, and waits for the reply's head. While it waits `watch` is polled;
-    /// once that is ready the connection is of no more use.
+    /// Sends a request that is whole, in parts that go out as one. What isn't taken at once is kept for
+    /// [`Plain::ask`], so that the parts needn't be; that is rare, because a connection that waited has room.
+    ///
+    /// # Errors
+    /// It can't be written.
+    pub async fn begin(&mut self, parts: [&[u8]; 4]) -> Result<Rest, Error> {
+        let mut slices = parts.map(io::IoSlice::new);
+        let mut left = &mut slices[..];
+        poll_fn(|cx| {
+            io::IoSlice::advance_slices(&mut left, 0);
+            while !left.is_empty() {
+                match Pin::new(&mut self.line.wire).poll_write_vectored(cx, left) {
+                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(Error::Closed { written: true })),
+                    Poll::Ready(Ok(written)) => io::IoSlice::advance_slices(&mut left, written),
+                    Poll::Pending => break,
+                }
+            }
+            // All at once: a vector that grows leaves a copy behind.
+            let mut rest = Vec::with_capacity(left.iter().map(|part| part.len()).sum());
+            left.iter().for_each(|part| rest.extend_from_slice(part));
+            Poll::Ready(Ok(Rest(Zeroizing::new(rest))))
+        })
+        .await
+    }
+
+    /// Sends what is left of a request, and waits for the reply's head from `now` on. While it waits `watch`
+    /// is polled; once that is ready the connection is of no more use.
     ///
     /// # Errors
     /// See [`Unanswered`].
     pub async fn ask<W>(
         &mut self,
-        request: &[u8],
+        rest: Rest,
         method: &http::Method,
         now: Instant,
         mut watch: impl FnMut(&mut Context<'_>) -> Poll<W>,
     ) -> Result<Head, Unanswered<W>> {
         self.alarm.set_since(now, self.home.settings.deadlines.headers);
-        let (mut rest, mut interim, mut flushed) = (request, 0, false);
+        let (mut left, mut interim, mut flushed) = (&rest.0[..], 0, false);
         let failed = |why| Poll::Ready(Err(Unanswered::Failed(why)));
         poll_fn(|cx| {
-            while !rest.is_empty() {
-                match Pin::new(&mut self.line.wire).poll_write(cx, rest) {
+            while !left.is_empty() {
+                match Pin::new(&mut self.line.wire).poll_write(cx, left) {
                     Poll::Ready(Ok(0) | Err(_)) => return failed(Error::Closed { written: true }),
-                    Poll::Ready(Ok(written)) => rest = rest.get(written..).unwrap_or_default(),
+                    Poll::Ready(Ok(written)) => left = left.get(written..).unwrap_or_default(),
                     Poll::Pending => break,
                 }
             }
-            if rest.is_empty() && !flushed {
+            if left.is_empty() && !flushed {
                 match Pin::new(&mut self.line.wire).poll_flush(cx) {
                     Poll::Ready(Ok(())) => flushed = true,
                     Poll::Ready(Err(_)) => return failed(Error::Closed { written: true }),
@@ -247,13 +269,25 @@ impl Plain {
         (self.line.input.len() == len).then_some(&self.line.input)
     }
 
-    /// The reply was taken over whole: the connection may be used again.
+    /// The reply was copied whole: the connection may be used again.
     pub fn done(mut self, head: &Head) {
         let left = head.whole().is_none_or(|len| self.line.input.len() != len);
         self.line.input.clear();
         if !left {
             self.give_back(head.lasts);
         }
+    }
+
+    /// Takes the body of a reply that is there whole; the connection may be used again.
+    #[must_use]
+    pub fn into_body(mut self, head: &Head) -> BytesMut {
+        let mut body = std::mem::take(&mut self.line.input);
+        let left = head.whole().is_none_or(|len| body.len() != len);
+        body.advance(head.len.min(body.len()));
+        if !left {
+            self.give_back(head.lasts);
+        }
+        body
     }
 
     fn give_back(mut self, lasts: bool) {
