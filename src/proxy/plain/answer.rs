@@ -98,7 +98,7 @@ pub(super) fn whole(
         out.extend_from_slice(body);
     }
     // As it is sent: a name that came in another case may be a key in this one.
-    let clean = |patterns: &PatternSet| patterns.is_clean(&out) && !(apart && !patterns.is_clean(body));
+    let clean = |patterns: &PatternSet| patterns.is_clean(&out) && (!apart || patterns.is_clean(body));
     if patterns.is_some_and(|patterns| !clean(patterns)) {
         return None;
     }
