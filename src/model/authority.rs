@@ -222,12 +222,21 @@ fn parse_port(text: &str) -> Result<u16, AuthorityError> {
 impl Authority {
     /// Appends what `Display` writes; it is done for every exchange.
     pub fn push(&self, out: &mut Vec<u8>) {
+        self.push_host(out);
+        out.push(b':');
+        out.extend_from_slice(itoa::Buffer::new().format(self.port).as_bytes());
+    }
+
+    /// Appends what [`Authority::in_uri`] makes.
+    pub fn push_in_uri(&self, scheme: Scheme, out: &mut Vec<u8>) {
+        if self.port == scheme.default_port() { self.push_host(out) } else { self.push(out) }
+    }
+
+    fn push_host(&self, out: &mut Vec<u8>) {
         match &self.host {
             Host::Name(name) => out.extend_from_slice(name.as_bytes()),
             host @ Host::Ip(_) => out.extend_from_slice(host.to_string().as_bytes()),
         }
-        out.push(b':');
-        out.extend_from_slice(itoa::Buffer::new().format(self.port).as_bytes());
     }
 }
 

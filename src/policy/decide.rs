@@ -298,7 +298,9 @@ impl PolicySet {
 fn normal(raw: &str) -> Result<Cow<'_, str>, PathError> {
     let plain =
         |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'/' | b'-' | b'_' | b':' | b'@' | b'~' | b',' | b'=' | b'+');
-    if raw.starts_with('/') && raw.bytes().all(plain) && !raw.contains("//") {
+    let mut before = 0;
+    let simple = |b: u8| plain(b) && !(std::mem::replace(&mut before, b) == b'/' && b == b'/');
+    if raw.starts_with('/') && raw.bytes().all(simple) {
         return Ok(Cow::Borrowed(raw));
     }
     path::normal(raw).map(Cow::Owned)

@@ -155,7 +155,8 @@ pub fn fill<B>(request: &mut Request<B>, slot: &Slot, secret: &Secret<Vec<u8>>) 
 /// where its place has no encoding for it.
 pub(super) fn fit<'a>(slot: &Slot, secret: &'a Secret<Vec<u8>>) -> Result<&'a [u8], Rejection> {
     let secret = secret.expose();
-    if secret.iter().any(|b| *b < 0x20 || *b == 0x7f) {
+    // To its end, which is many at a time.
+    if secret.iter().fold(false, |found, b| found | (*b < 0x20) | (*b == 0x7f)) {
         return Err(Rejection::new(Code::Internal, "the stored secret holds a line break or a control character"));
     }
     match slot {

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::LocalSet;
@@ -20,6 +21,7 @@ use tokio_util::task::TaskTracker;
 use super::core::{Connected, Core};
 use super::step::{self, then};
 use super::tunnel::{self, Credentials, Tunnel};
+use super::wire::Prefixed;
 use super::{Mode, balanced, intercept, plain};
 use crate::model::{Authority, Host, Origin, Scheme};
 
@@ -206,6 +208,7 @@ async fn connection(core: Rc<Core>, arrival: Arrival) {
             // The leaf is for the address that the agent reached; a name in its hello wins.
             let Ok(local) = stream.local_addr() else { return };
             let authority = Authority { host: Host::Ip(local.ip()), port: local.port() };
+            let stream = Prefixed::new(Bytes::new(), stream);
             then(intercept::tls(core, stream, gateway(Some((Scheme::Https, authority)))))
         }
     };

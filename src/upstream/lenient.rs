@@ -3,6 +3,8 @@
 //! A server that refuses an upload answers early, closes and so resets: the next write fails while the
 //! answer still waits to be read. hyper takes the failed write for the end of everything. So from the
 //! first failure on writes go nowhere, and reading tells: the answer first, then the end.
+//!
+//! A list of one piece is written as that piece; see [`super::forwarded`].
 
 use std::io;
 use std::pin::Pin;
@@ -54,6 +56,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Lenient<S> {
         cx: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if let [one] = bytes {
+            return self.poll_write(cx, one);
+        }
         let all = bytes.iter().map(|piece| piece.len()).sum();
         if self.broken {
             return Poll::Ready(Ok(all));

@@ -100,6 +100,9 @@ impl<S: AsyncRead + AsyncWrite + Fill + Unpin> Agent<S> {
 
     /// Writes a head and what stands behind it, as one.
     pub async fn say_both(&mut self, head: &[u8], body: &[u8]) -> io::Result<()> {
+        if body.is_empty() {
+            return self.say(head).await;
+        }
         let mut slices = [io::IoSlice::new(head), io::IoSlice::new(body)];
         let mut left = &mut slices[..];
         poll_fn(|cx| {

@@ -185,7 +185,7 @@ fn composed(ask: &Ask, target: &Target, text: &[u8], fields: &[Field], token: (u
             Kind::Connection => continue,
             Kind::Host => {
                 head.extend_from_slice(b"host: ");
-                head.extend_from_slice(target.authority.in_uri(target.scheme).as_bytes());
+                target.authority.push_in_uri(target.scheme, &mut head);
             }
             _ => {
                 head.extend_from_slice(name);

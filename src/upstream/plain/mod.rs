@@ -68,7 +68,7 @@ pub(super) type Kept = Rc<RefCell<Vec<Idle>>>;
 
 /// A connection that waits for its next request.
 pub(super) struct Idle {
-    line: Line,
+    line: Box<Line>,
     born: Instant,
     since: Instant,
     alarm: Alarm,
@@ -109,7 +109,8 @@ impl Line {
 
 /// A connection that is one request's.
 pub struct Plain {
-    line: Line,
+    /// In a box, because it goes from hand to hand with each request.
+    line: Box<Line>,
     born: Instant,
     alarm: Alarm,
     kept: Kept,
@@ -155,7 +156,7 @@ impl AsyncWrite for Wire {
 
 impl Plain {
     pub(super) fn new(wire: Wire, born: Instant, kept: Kept, home: &Rc<Inner>, open: Open) -> Self {
-        let line = Line { wire, input: BytesMut::new(), fields: Vec::new(), seen: 0, open };
+        let line = Box::new(Line { wire, input: BytesMut::new(), fields: Vec::new(), seen: 0, open });
         Self { line, born, alarm: Alarm::default(), kept, home: Rc::clone(home) }
     }
 
