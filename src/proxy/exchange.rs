@@ -411,7 +411,7 @@ pub(super) fn stale() -> Rejection {
 
 /// Enters the exchange among those that end with their token, or with the session of their proxy
 /// credentials and the key that is put in without a token.
-fn enter(
+pub(super) fn enter(
     core: &Core,
     identified: &Identified,
     authorized: &Authorized,

@@ -126,6 +126,11 @@ fn locate<'a>(name: &HeaderName, value: &'a [u8]) -> Option<Located<'a>> {
     Some(as_it_stands(name, value, core, hash))
 }
 
+/// Whether a token stands in this `Authorization`, as it is or encoded.
+pub fn in_authorization(value: &[u8]) -> bool {
+    locate(&AUTHORIZATION, value).is_some()
+}
+
 /// The place of a token that stands in a value as it is.
 fn as_it_stands<'a>(name: &HeaderName, value: &'a [u8], core: Range<usize>, hash: TokenHash) -> Located<'a> {
     let slot = match name == AUTHORIZATION {

@@ -51,7 +51,8 @@ impl<S: AsyncRead + AsyncWrite + Fill + Unpin> Agent<S> {
         (self.input, self.stream.into_inner())
     }
 
-    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    /// Reads on. Ready with 0 at the end.
+    pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         self.stream.poll_fill(cx, &mut self.input)
     }
 

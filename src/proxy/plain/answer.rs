@@ -13,10 +13,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::Went;
 use super::agent::Agent;
+use super::upload::Upload;
 use crate::proxy::relay::{self, Reply};
 use crate::proxy::scrub::PatternSet;
 use crate::upstream::Fill;
-use crate::upstream::plain::{Head, Plain};
+use crate::upstream::plain::{Head, Plain, Shared};
 
 /// A body that is longer is handed on where it lies, in bytes; a shorter one is copied behind its head.
 const APART: usize = 1024;
@@ -59,7 +60,7 @@ pub(super) fn whole(
     lasts: bool,
 ) -> Option<Whole> {
     let text = connection.whole(head)?;
-    if head.status == StatusCode::PARTIAL_CONTENT {
+    if patterns.is_some() && head.status == StatusCode::PARTIAL_CONTENT {
         return None;
     }
     let body = text.get(head.body_at()..)?;
@@ -75,7 +76,7 @@ pub(super) fn whole(
                 }
                 continue;
             }
-            16 if is("content-encoding") => return None,
+            16 if patterns.is_some() && is("content-encoding") => return None,
             4 if is("date") => dated = true,
             _ if relay::not_for_the_agent(name) => continue,
             _ => {}
@@ -142,13 +143,14 @@ impl Waiting {
     }
 }
 
-/// Streams the reply to its end.
+/// Streams the reply to its end, beside what is left of the request.
 pub(super) async fn stream<S>(
     agent: &mut Agent<S>,
     response: Response<Reply>,
     date: &str,
     of_head: bool,
     lasts: bool,
+    mut upload: Option<(&mut Upload, Shared)>,
 ) -> Went
 where
     S: AsyncRead + AsyncWrite + Fill + Unpin,
@@ -183,6 +185,11 @@ where
     let mut waiting = Waiting { front, ..Waiting::default() };
     let mut over = bodiless;
     let ended = poll_fn(|cx| {
+        if let Some((upload, to)) = upload.as_mut().filter(|(upload, _)| !upload.is_over())
+            && let Poll::Ready(Err(_)) = upload.poll(agent, Pin::new(to), cx)
+        {
+            return Poll::Ready(false);
+        }
         loop {
             // The head waits for what is there of the body already, and goes out with it.
             let mut stands = false;
@@ -221,6 +228,9 @@ where
                     Poll::Ready(Ok(())) => {}
                     Poll::Ready(Err(_)) => return Poll::Ready(false),
                     Poll::Pending => return Poll::Pending,
+                }
+                if upload.as_ref().is_some_and(|(upload, _)| !upload.is_over()) {
+                    return Poll::Pending;
                 }
                 return agent.poll_gone(cx).map(|()| false);
             }

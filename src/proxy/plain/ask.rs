@@ -18,6 +18,8 @@ pub(super) struct Ask {
     pub host: usize,
     /// Whether it says which codings a reply may have.
     pub codings: bool,
+    /// Whether a reply as it asks for could be searched for keys: whole, and in codings that are decoded.
+    pub searchable: bool,
     /// The head's length, in bytes.
     pub head: usize,
     /// The body's length, in bytes.
@@ -56,8 +58,9 @@ pub(super) enum Kind {
     Connection,
     AcceptEncoding,
     Cookie,
-    /// A hop's, a condition on parts, another name for the method or the path, or part of a signature: there
-    /// is more to decide.
+    /// It asks for a part, or is a condition on parts.
+    Part,
+    /// A hop's, another name for the method or the path, or part of a signature: there is more to decide.
     Unfit,
 }
 
@@ -67,11 +70,11 @@ pub(super) fn kind(name: &[u8]) -> Kind {
     let unfit = match name.len() {
         2 => is("te"),
         4 if is("host") => return Kind::Host,
-        5 => is("range"),
+        5 if is("range") => return Kind::Part,
         6 if is("cookie") => return Kind::Cookie,
         6 => is("expect"),
         7 => is("upgrade") || is("trailer"),
-        8 => is("if-match") || is("if-range"),
+        8 if is("if-match") || is("if-range") => return Kind::Part,
         10 if is("connection") => return Kind::Connection,
         10 => is("keep-alive"),
         13 => is("x-http-method") || is("x-rewrite-url"),
@@ -124,13 +127,21 @@ fn sorted(
     }
     fields.clear();
     let (mut host, mut body, mut codings, mut cookies, mut lasts) = (None, None, false, false, true);
+    let mut searchable = true;
     for (at, field) in request.headers.iter().enumerate() {
         let again = match kind(field.name.as_bytes()) {
             Kind::Passes => false,
             Kind::Unfit => true,
             Kind::Host => host.replace(at).is_some(),
             Kind::Length => body.replace(usize::try_from(content_length(field.value)?).ok()?).is_some(),
-            Kind::AcceptEncoding => std::mem::replace(&mut codings, true) || !coding::all_decoded(field.value),
+            Kind::AcceptEncoding => {
+                searchable &= !std::mem::replace(&mut codings, true) && coding::all_decoded(field.value);
+                false
+            }
+            Kind::Part => {
+                searchable = false;
+                false
+            }
             Kind::Cookie => std::mem::replace(&mut cookies, true),
             Kind::Connection => {
                 let close = field.value.eq_ignore_ascii_case(b"close");
@@ -144,9 +155,6 @@ fn sorted(
         fields.push(Field::new(field, input)?);
     }
     let start = path.as_ptr().addr().checked_sub(input.as_ptr().addr())?;
-    let body = body.unwrap_or(0);
-    if body > limits.whole_body {
-        return None;
-    }
-    Some(Ask { method, path: start..start + path.len(), host: host?, codings, head, body, lasts })
+    let (path, body) = (start..start + path.len(), body.unwrap_or(0));
+    Some(Ask { method, path, host: host?, codings, searchable, head, body, lasts })
 }

@@ -13,9 +13,9 @@ use crate::model::{ExchangeId, KeyKind, OrgId, TokenHash};
 use crate::policy::Permit;
 use crate::proxy::authorize::{self, Authorized, Question};
 use crate::proxy::core::Core;
-use crate::proxy::exchange::fresh;
-use crate::proxy::forward;
-use crate::proxy::identify::{Finder, Found, Identified, strip_scheme};
+use crate::proxy::exchange::{enter, fresh};
+use crate::proxy::forward::{self, Back};
+use crate::proxy::identify::{Finder, Found, Identified, in_authorization, strip_scheme};
 use crate::proxy::running::Run;
 use crate::proxy::search::Search;
 use crate::proxy::target::{self, Target};
@@ -38,11 +38,12 @@ pub(super) struct Ready {
     /// Whose proxy credentials came with the connection.
     pub session: Option<Arc<LiveSession>>,
     pub search: Search,
-    pub run: Run,
+    /// If there is anything whose end ends it.
+    pub run: Option<Run>,
     pub place: Place,
     /// The head, without the token.
     pub head: Vec<u8>,
-    /// Where in it the key goes.
+    /// Where in it the key goes, if one does.
     pub hole: usize,
 }
 
@@ -58,13 +59,6 @@ pub(super) fn decide(
     let began = Moment::now(&*shared.clock);
     let text = input.get(..ask.head)?;
     core.timed.begin_at(began.instant());
-    let (at, name, token, hash) = the_token(text, fields)?;
-    let (_, value) = fields.get(at)?.of(text);
-    if strip_scheme(value, b"basic ").is_some()
-        || name != AUTHORIZATION && !shared.registry.slot_headers().contains(&name)
-    {
-        return None;
-    }
     let path = PathAndQuery::try_from(text.get(ask.path.clone())?).ok()?;
     let (_, host) = fields.get(ask.host)?.of(text);
     let host = std::str::from_utf8(host).ok().filter(|host| host.is_ascii())?;
@@ -74,7 +68,7 @@ pub(super) fn decide(
         return None;
     }
     let bound = core.bound(target.scheme, &target.authority);
-    if !bound.is_plain() || holds_another(bound.slot_headers(), at, text, fields) {
+    if !bound.is_plain() || bound.is_named() && !ask.searchable {
         return None;
     }
     let finder = Finder {
@@ -85,16 +79,21 @@ pub(super) fn decide(
         session: session.as_ref(),
         now: began.time(),
     };
-    let found = finder.only(&name, value, token, hash).ok()?;
+    let (mut identified, mut at) = (Identified::default(), None);
+    match TokenHash::find(text) {
+        Some(token) => {
+            let (field, found) = only(&finder, token, bound.slot_headers(), text, fields)?;
+            if found.token.session.bounds().is_some_and(|bounds| bounds.admit(&tunnel.from).is_err()) {
+                return None;
+            }
+            at = Some(field);
+            identified.found.push(found);
+        }
+        // With keys, what stands in their slots is looked at, and where there is nothing.
+        None if !bound.keys().is_empty() || holds_encoded(text, fields) => return None,
+        None => {}
+    }
     core.timed.looked_up();
-    if found.key.kind != KeyKind::Secret || found.slot.is_basic() {
-        return None;
-    }
-    let token = Arc::clone(&found.token);
-    if token.session.bounds().is_some_and(|bounds| bounds.admit(&tunnel.from).is_err()) {
-        return None;
-    }
-    let identified = Identified { found: vec![found], ..Identified::default() };
     let exchange = core.exchange_id_at(began.time());
     let question = Question {
         exchange,
@@ -112,14 +111,16 @@ pub(super) fn decide(
     let authorized = authorize::authorize(&policies, &question, &identified).ok()?;
     let digest = *policies.digest();
     fresh(core, &authorized, began).ok()?;
-    let mut search =
-        Search::new(core, &target, Rc::clone(&bound), Some(Arc::clone(&token.session)), false, began.time()).ok()?;
+    let found = identified.found.first();
+    let asker = found.map(|found| &found.token.session).or(session.as_ref()).cloned();
+    let mut search = Search::new(core, &target, Rc::clone(&bound), asker, false, began.time()).ok()?;
     search.patterns().ok()?;
-    let org: OrgId = token.session.org;
-    let run = core.running.enter(vec![token], None);
+    let org = found.map_or(OrgId::DEFAULT, |found| found.token.session.org);
+    let run = enter(core, &identified, &authorized, session.as_ref());
     let by = forward::word(&target, &identified, &authorized);
     let place = Place::of(org, target.scheme, &target.authority).by(by);
-    let (head, hole) = composed(ask, &target, text, fields, (at, identified.found.first()?));
+    let searched = search.back() != Back::Anyhow;
+    let (head, hole) = composed(ask, &target, text, fields, at.zip(found), searched);
     let method = ask.method.clone();
     Some(Box::new(Ready {
         exchange,
@@ -148,9 +149,33 @@ impl Ready {
     }
 }
 
+/// The only token of the head, `first` in it, and the field that holds it; `None` if there is more to it, or
+/// it may not be used.
+fn only(
+    finder: &Finder<'_>,
+    first: (Range<usize>, TokenHash),
+    slots: &[HeaderName],
+    text: &[u8],
+    fields: &[Field],
+) -> Option<(usize, Found)> {
+    let (at, name, token, hash) = the_token(first, text, fields)?;
+    let (_, value) = fields.get(at)?.of(text);
+    if strip_scheme(value, b"basic ").is_some()
+        || name != AUTHORIZATION && !finder.registry.slot_headers().contains(&name)
+        || holds_another(slots, at, text, fields)
+    {
+        return None;
+    }
+    let found = finder.only(&name, value, token, hash).ok()?;
+    (found.key.kind == KeyKind::Secret && !found.slot.is_basic()).then_some((at, found))
+}
+
 /// The field that holds the only token of the head, its name, and where in its value the token stands.
-fn the_token(text: &[u8], fields: &[Field]) -> Option<(usize, HeaderName, Range<usize>, TokenHash)> {
-    let (token, hash) = TokenHash::find(text)?;
+fn the_token(
+    (token, hash): (Range<usize>, TokenHash),
+    text: &[u8],
+    fields: &[Field],
+) -> Option<(usize, HeaderName, Range<usize>, TokenHash)> {
     if TokenHash::find(text.get(token.end..)?).is_some() {
         return None;
     }
@@ -170,8 +195,23 @@ fn holds_another(slots: &[HeaderName], token: usize, text: &[u8], fields: &[Fiel
     fields.iter().enumerate().any(|(at, field)| at != token && is_slot(field.of(text).0))
 }
 
-/// The head as it is sent (RFC 9112 section 3), and where in it the key goes.
-fn composed(ask: &Ask, target: &Target, text: &[u8], fields: &[Field], token: (usize, &Found)) -> (Vec<u8>, usize) {
+/// Whether an `Authorization` holds a token that can't be seen in the text.
+fn holds_encoded(text: &[u8], fields: &[Field]) -> bool {
+    let mut fields = fields.iter().map(|field| field.of(text));
+    let is_authorization = |name: &[u8]| name.eq_ignore_ascii_case(AUTHORIZATION.as_str().as_bytes());
+    fields.any(|(name, value)| is_authorization(name) && in_authorization(value))
+}
+
+/// The head as it is sent (RFC 9112 section 3), and where in it the key goes that takes the place of a
+/// `token`. `searched` tells whether the reply is searched for keys.
+fn composed(
+    ask: &Ask,
+    target: &Target,
+    text: &[u8],
+    fields: &[Field],
+    token: Option<(usize, &Found)>,
+    searched: bool,
+) -> (Vec<u8>, usize) {
     let mut head = Vec::with_capacity(text.len() + 128);
     head.extend_from_slice(ask.method.as_str().as_bytes());
     head.push(b' ');
@@ -191,8 +231,8 @@ fn composed(ask: &Ask, target: &Target, text: &[u8], fields: &[Field], token: (u
                 head.extend_from_slice(name);
                 head.get_mut(from..).unwrap_or_default().make_ascii_lowercase();
                 head.extend_from_slice(b": ");
-                if at == token.0 {
-                    let range = &token.1.range;
+                if let Some((_, found)) = token.filter(|token| token.0 == at) {
+                    let range = &found.range;
                     head.extend_from_slice(value.get(..range.start).unwrap_or_default());
                     hole = head.len();
                     head.extend_from_slice(value.get(range.end..).unwrap_or_default());
@@ -203,8 +243,8 @@ fn composed(ask: &Ask, target: &Target, text: &[u8], fields: &[Field], token: (u
         }
         head.extend_from_slice(b"\r\n");
     }
-    // The reply is searched for keys (RFC 9110 section 12.5.3).
-    if !ask.codings {
+    // RFC 9110 section 12.5.3.
+    if searched && !ask.codings {
         head.extend_from_slice(b"accept-encoding: identity\r\n");
     }
     head.extend_from_slice(b"\r\n");

@@ -1,5 +1,5 @@
-//! The plain exchange, which most are: HTTP/1.1 on both sides, a request that is whole when it is
-//! decided on, and one token in one header of it.
+//! The plain exchange, which most are: HTTP/1.1 on both sides, a request whose head is all that is to be
+//! decided on, and one token in one header of it, or none where no key is bound.
 //!
 //! It takes the steps of [`super::exchange`] with the same code for each decision, but on the bytes as
 //! they came: nothing is parsed into maps, and request and reply go out with one write each. Whatever
@@ -11,6 +11,7 @@ mod answer;
 mod ask;
 mod decide;
 mod serve;
+mod upload;
 
 use std::pin::pin;
 use std::rc::Rc;

@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::agent::Agent;
 use super::ask::{self, Read};
 use super::decide::{Ready, decide};
+use super::upload::{Broken, Upload};
 use super::{Went, answer};
 use crate::credential::Credential;
 use crate::proxy::account::Account;
@@ -35,6 +36,8 @@ enum Stop {
     Ended(Ended),
     /// Its agent is gone.
     Gone,
+    /// What it sends was broken off.
+    Broken(Broken),
 }
 
 /// Serves the request that begins what was read.
@@ -46,7 +49,9 @@ where
     let mut waited = false;
     let asked = loop {
         match ask::read(&agent.input, &mut agent.fields, &settings.limits) {
-            Read::Head(asked) if asked.len() <= agent.input.len() => break asked,
+            Read::Head(asked) if asked.len() <= agent.input.len() || asked.body > settings.limits.whole_body => {
+                break asked;
+            }
             Read::Head(_) | Read::Part if agent.more(settings.deadlines.whole_body, &mut waited).await => {}
             _ => return Went::Elsewhere,
         }
@@ -58,12 +63,12 @@ where
         PlainCheckout::Unfit => return Went::Elsewhere,
         PlainCheckout::New(dialling) => {
             let dial = Instant::now();
-            match unless_stopped(agent, &ready.run, dialling).await {
+            match unless_stopped(agent, ready.run.as_ref(), dialling).await {
                 Ok(Err(upstream::Error::NoCommonProtocol)) => return Went::Elsewhere,
                 Ok(Err(why)) => (Err(Some(failed(why))), None),
                 Ok(Ok(connection)) => (Ok(connection), Some(dial.elapsed())),
                 Err(Stop::Ended(ended)) => (Err(Some(Rejection::from(ended))), None),
-                Err(Stop::Gone) => (Err(None), None),
+                Err(Stop::Gone | Stop::Broken(_)) => (Err(None), None),
             }
         }
     };
@@ -73,28 +78,34 @@ where
     if let Some(session) = &ready.session {
         account.of_session(session);
     }
-    let mut of = Of { core, tunnel, exchange: ready.exchange, head: ready.method == Method::HEAD, lasts: asked.lasts };
+    // What goes out with the head: all of the request, or what there is of it.
+    let beginning = agent.input.len().min(asked.len());
+    let left = asked.len().saturating_sub(beginning);
+    let idle = settings.deadlines.idle_body;
+    let upload = (left > 0).then(|| Upload::new(left, account.counted(), idle));
+    let (exchange, head) = (ready.exchange, ready.method == Method::HEAD);
+    let mut of = Of { core, tunnel, exchange, head, lasts: asked.lasts, upload };
     let mut connection = match connection {
         Ok(connection) => connection,
         Err(why) => {
-            agent.input.advance(asked.len());
+            agent.input.advance(beginning);
             return match why {
                 Some(rejection) => of.refuse(agent, account, &rejection).await,
                 None => Went::Lost,
             };
         }
     };
-    account.counted().bytes_in.set(asked.body as u64);
-    let body = agent.input.get(asked.head..asked.len()).unwrap_or_default();
+    let body = agent.input.get(asked.head..beginning).unwrap_or_default();
+    account.counted().bytes_in.set(body.len() as u64);
     let sent = send(core, tunnel, &mut ready, dialled, &mut account, &mut connection, body).await;
-    agent.input.advance(asked.len());
+    agent.input.advance(beginning);
     match sent {
         Ok(rest) => of.answer(agent, account, connection, rest, ready).await,
         Err(rejection) => of.refuse(agent, account, &rejection).await,
     }
 }
 
-/// Records the use, opens the key and puts it in: the request as it goes out.
+/// Records the use, opens the key and puts it in, if one is to be used: the request as it goes out.
 async fn send(
     core: &Core,
     tunnel: &Tunnel,
@@ -109,9 +120,11 @@ async fn send(
         // It may have taken seconds.
         now = Moment::now(&*core.shared.clock);
         fresh(core, &ready.authorized, now)?;
-        if let Some(ended) = ready.run.ended_at(now.time()) {
-            return Err(Rejection::from(ended));
-        }
+        unended(ready, now)?;
+    }
+    if ready.identified.found.is_empty() {
+        told(core, tunnel, ready, dialled);
+        return connection.begin([&ready.head, body, b"", b""]).await.map_err(failed);
     }
     let (exchange, digest) = (ready.exchange, ready.digest);
     let gone = || Rejection::new(Code::Internal, "the permit is gone");
@@ -126,18 +139,28 @@ async fn send(
     if core.shared.registry.is_stale(now) {
         return Err(stale());
     }
-    if let Some(ended) = ready.run.ended_at(now.time()) {
-        return Err(Rejection::from(ended));
-    }
+    unended(ready, now)?;
     let Credential::Pasted(secret) = put::opened(core, exchange, &found.key, permit, receipt)? else {
         return Err(Rejection::new(Code::Internal, "what the key holds isn't put into a header"));
     };
     let secret = inject::fit(&found.slot, &secret)?;
     let (before, behind) = ready.head.split_at_checked(ready.hole).ok_or_else(gone)?;
     core.shared.metrics.injected(found.key.provider.as_str(), found.slot.label());
+    told(core, tunnel, ready, dialled);
+    connection.begin([before, secret, behind, body]).await.map_err(failed)
+}
+
+fn unended(ready: &Ready, now: Moment) -> Result<(), Rejection> {
+    match ready.run.as_ref().and_then(|run| run.ended_at(now.time())) {
+        Some(ended) => Err(Rejection::from(ended)),
+        None => Ok(()),
+    }
+}
+
+/// How long it took until the request was ready to be sent.
+fn told(core: &Core, tunnel: &Tunnel, ready: &Ready, dialled: Option<Duration>) {
     let took = core.timed.mark().saturating_duration_since(ready.began.instant());
     core.timed.overhead(tunnel.mode.as_str(), took.saturating_sub(dialled.unwrap_or_default()));
-    connection.begin([before, secret, behind, body]).await.map_err(failed)
 }
 
 /// What an exchange is to those who answer.
@@ -149,6 +172,8 @@ struct Of<'a> {
     head: bool,
     /// Whether the agent's connection goes on.
     lasts: bool,
+    /// What is left of the request, if it isn't there yet.
+    upload: Option<Upload>,
 }
 
 impl Of<'_> {
@@ -163,13 +188,27 @@ impl Of<'_> {
     where
         S: AsyncRead + AsyncWrite + Fill + Unpin,
     {
-        let replied =
-            connection.ask(rest, &ready.method, self.core.timed.mark(), |cx| poll_stop(agent, &ready.run, cx)).await;
-        let head = match replied {
+        let replied = connection
+            .ask(rest, &ready.method, self.core.timed.mark(), |cx, to| {
+                match self.upload.as_mut().filter(|upload| !upload.is_over()).zip(to) {
+                    Some((upload, to)) => poll_upload(agent, upload, to, ready.run.as_ref(), cx),
+                    None => poll_stop(agent, ready.run.as_ref(), cx),
+                }
+            })
+            .await;
+        let mut head = match replied {
             Ok(head) => head,
             Err(Unanswered::Failed(why)) => return self.refuse(agent, account, &failed(why)).await,
             Err(Unanswered::Stopped(Stop::Ended(ended))) => return self.refuse(agent, account, &ended.into()).await,
             Err(Unanswered::Stopped(Stop::Gone)) => return Went::Lost,
+            Err(Unanswered::Stopped(Stop::Broken(Broken::ByUpstream))) => {
+                let why = failed(upstream::Error::Closed { written: true });
+                return self.refuse(agent, account, &why).await;
+            }
+            Err(Unanswered::Stopped(Stop::Broken(Broken::ByAgent))) => {
+                let why = "the request's body can't be read to its end";
+                return self.refuse(agent, account, &Rejection::new(Code::BadRequest, why)).await;
+            }
         };
         let patterns = match ready.search.patterns() {
             Ok(patterns) => patterns,
@@ -177,7 +216,13 @@ impl Of<'_> {
         };
         self.lasts &= !self.core.draining.begun();
         let date = self.core.date(account.began().time());
-        if let Some(reply) = answer::whole(&connection, &head, patterns.as_deref(), &date, self.lasts) {
+        let mut upload = self.upload.take_if(|upload| !upload.is_over());
+        let mut to = None;
+        if upload.is_some() {
+            let shared;
+            (connection, shared) = connection.share(&mut head);
+            to = Some(shared);
+        } else if let Some(reply) = answer::whole(&connection, &head, patterns.as_deref(), &date, self.lasts) {
             let body = if reply.apart {
                 connection.into_body(&head)
             } else {
@@ -196,21 +241,36 @@ impl Of<'_> {
         }
         let response = match connection.response(&head) {
             Ok(response) => response,
-            Err(why) => return self.refuse(agent, account, &failed(why)).await,
+            Err(why) => {
+                self.upload = upload;
+                return self.refuse(agent, account, &failed(why)).await;
+            }
         };
         let Ready { search, run, .. } = *ready;
-        match relay::relay(response, search, Some(run), account) {
-            Ok(response) => answer::stream(agent, response, &date, self.head, self.lasts).await,
-            Err((rejection, account)) => self.refuse(agent, account, &rejection).await,
+        match relay::relay(response, search, run, account) {
+            Ok(response) => {
+                let beside = upload.as_mut().zip(to.clone());
+                let went = answer::stream(agent, response, &date, self.head, self.lasts, beside).await;
+                let Some((upload, to)) = upload.zip(to).filter(|_| went != Went::Lost) else { return went };
+                if upload.finish(agent, to).await { went } else { Went::Out }
+            }
+            Err((rejection, account)) => {
+                self.upload = upload;
+                self.refuse(agent, account, &rejection).await
+            }
         }
     }
 
-    async fn refuse<S>(&self, agent: &mut Agent<S>, mut account: Box<Account>, rejection: &Rejection) -> Went
+    async fn refuse<S>(&mut self, agent: &mut Agent<S>, mut account: Box<Account>, rejection: &Rejection) -> Went
     where
         S: AsyncRead + AsyncWrite + Fill + Unpin,
     {
         self.core.refused(self.exchange, self.tunnel, account.authority(), account.asker(), rejection);
         account.close(rejection.status(), Some(rejection));
+        if let Some(upload) = self.upload.take() {
+            // A body that isn't read to its end may never end: no other request follows it.
+            self.lasts &= upload.read_rest(agent, &self.core.shared.settings).await;
+        }
         let mut reply = rejection.in_http1(self.exchange, if self.lasts { "keep-alive" } else { "close" });
         if self.head
             && let Some(end) = memchr::memmem::find(&reply, b"\r\n\r\n")
@@ -239,20 +299,43 @@ async fn behind_the_ready() {
     .await;
 }
 
-fn poll_stop<S>(agent: &mut Agent<S>, run: &Run, cx: &mut Context<'_>) -> Poll<Stop>
+fn poll_ended(run: Option<&Run>, cx: &Context<'_>) -> Poll<Stop> {
+    run.map_or(Poll::Pending, |run| run.poll_ended(cx).map(Stop::Ended))
+}
+
+fn poll_stop<S>(agent: &mut Agent<S>, run: Option<&Run>, cx: &mut Context<'_>) -> Poll<Stop>
 where
     S: AsyncRead + AsyncWrite + Fill + Unpin,
 {
-    match run.poll_ended(cx) {
-        Poll::Ready(ended) => Poll::Ready(Stop::Ended(ended)),
+    match poll_ended(run, cx) {
         Poll::Pending => agent.poll_gone(cx).map(|()| Stop::Gone),
+        stopped => stopped,
+    }
+}
+
+/// Passes on what is left of the request, and looks whether the exchange has to stop.
+fn poll_upload<S>(
+    agent: &mut Agent<S>,
+    upload: &mut Upload,
+    to: Pin<&mut dyn AsyncWrite>,
+    run: Option<&Run>,
+    cx: &mut Context<'_>,
+) -> Poll<Stop>
+where
+    S: AsyncRead + AsyncWrite + Fill + Unpin,
+{
+    match (poll_ended(run, cx), upload.poll(agent, to, cx)) {
+        (Poll::Ready(stop), _) => Poll::Ready(stop),
+        (Poll::Pending, Poll::Ready(Err(broken))) => Poll::Ready(Stop::Broken(broken)),
+        (Poll::Pending, Poll::Ready(Ok(()))) => agent.poll_gone(cx).map(|()| Stop::Gone),
+        (Poll::Pending, Poll::Pending) => Poll::Pending,
     }
 }
 
 /// The future's result, unless the exchange stops first.
 async fn unless_stopped<S, T>(
     agent: &mut Agent<S>,
-    run: &Run,
+    run: Option<&Run>,
     mut future: Pin<Box<dyn Future<Output = T> + '_>>,
 ) -> Result<T, Stop>
 where

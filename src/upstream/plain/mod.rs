@@ -1,5 +1,4 @@
-//! HTTP/1.1 to an upstream, spoken by ourselves: a request that is whole and in bytes goes out with
-//! one write, and the reply's head is read where it lies. It is the way of most exchanges, and a
+//! HTTP/1.1 to an upstream, spoken by ourselves: a request that is in bytes goes out with one write, and the reply's head is read where it lies. It is the way of most exchanges, and a
 //! library between would cost more than all that is decided about them.
 //!
 //! What is read is held to RFC 9112 section 6.3 as strictly as elsewhere: where two parsers could
@@ -7,6 +6,7 @@
 
 mod body;
 mod head;
+mod shared;
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -32,11 +32,14 @@ use super::{Error, Settings, Stage};
 
 pub(super) use body::PlainBody;
 pub use head::{Field, Head, content_length};
+pub use shared::Shared;
 
 /// A connection's bytes.
 pub(super) enum Wire {
     Clear(Lenient<Stream>),
     Tls(Box<TlsStream<Lenient<Stream>>>),
+    /// With whoever still sends on it.
+    Shared(Shared),
 }
 
 macro_rules! inner {
@@ -44,6 +47,7 @@ macro_rules! inner {
         match $wire {
             Wire::Clear($stream) => $call,
             Wire::Tls($stream) => $call,
+            Wire::Shared($stream) => $call,
         }
     };
 }
@@ -59,6 +63,7 @@ impl Fill for Wire {
         match self {
             Self::Clear(stream) => poll_over(stream, cx, input),
             Self::Tls(stream) => stream.poll_fill(cx, input),
+            Self::Shared(shared) => shared.poll_fill(cx, input),
         }
     }
 }
@@ -176,7 +181,7 @@ impl Plain {
         (self.line.wire, self.line.open, self.born)
     }
 
-    /// Sends a request that is whole, in parts that go out as one. What isn't taken at once is kept for
+    /// Sends a request in parts that go out as one. What isn't taken at once is kept for
     /// [`Plain::ask`], so that the parts needn't be; that is rare, because a connection that waited has room.
     ///
     /// # Errors
@@ -202,7 +207,8 @@ impl Plain {
     }
 
     /// Sends what is left of a request, and waits for the reply's head from `now` on. While it waits `watch`
-    /// is polled; once that is ready the connection is of no more use.
+    /// is polled, once that is sent with the connection, for what there is yet to send; once it is ready the
+    /// connection is of no more use.
     ///
     /// # Errors
     /// See [`Unanswered`].
@@ -211,7 +217,7 @@ impl Plain {
         rest: Rest,
         method: &http::Method,
         now: Instant,
-        mut watch: impl FnMut(&mut Context<'_>) -> Poll<W>,
+        mut watch: impl FnMut(&mut Context<'_>, Option<Pin<&mut dyn AsyncWrite>>) -> Poll<W>,
     ) -> Result<Head, Unanswered<W>> {
         self.alarm.set_since(now, self.home.settings.deadlines.headers);
         let (mut left, mut interim, mut flushed) = (&rest.0[..], 0, false);
@@ -250,7 +256,8 @@ impl Plain {
                     }
                 }
             }
-            if let Poll::Ready(what) = watch(cx) {
+            let to = flushed.then(|| Pin::new(&mut self.line.wire) as Pin<&mut dyn AsyncWrite>);
+            if let Poll::Ready(what) = watch(cx, to) {
                 return Poll::Ready(Err(Unanswered::Stopped(what)));
             }
             self.alarm.poll(cx).map(|()| Err(Unanswered::Failed(Error::Timeout(Stage::Headers))))

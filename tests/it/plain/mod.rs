@@ -3,5 +3,7 @@
 
 mod beside;
 mod ends;
+mod keyless;
 mod replies;
 mod requests;
+mod uploads;
