@@ -79,20 +79,18 @@ pub(super) fn decide(
         session: session.as_ref(),
         now: began.time(),
     };
-    let (mut identified, mut at) = (Identified::default(), None);
-    match TokenHash::find(text) {
+    let (identified, at) = match TokenHash::find(text) {
         Some(token) => {
             let (field, found) = only(&finder, token, bound.slot_headers(), text, fields)?;
             if found.token.session.bounds().is_some_and(|bounds| bounds.admit(&tunnel.from).is_err()) {
                 return None;
             }
-            at = Some(field);
-            identified.found.push(found);
+            (Identified { found: vec![found], ..Identified::default() }, Some(field))
         }
         // With keys, what stands in their slots is looked at, and where there is nothing.
         None if !bound.keys().is_empty() || holds_encoded(text, fields) => return None,
-        None => {}
-    }
+        None => (Identified::default(), None),
+    };
     core.timed.looked_up();
     let exchange = core.exchange_id_at(began.time());
     let question = Question {

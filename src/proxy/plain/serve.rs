@@ -82,7 +82,7 @@ where
     let beginning = agent.input.len().min(asked.len());
     let left = asked.len().saturating_sub(beginning);
     let idle = settings.deadlines.idle_body;
-    let upload = (left > 0).then(|| Upload::new(left, account.counted(), idle));
+    let upload = (left > 0).then(|| Box::new(Upload::new(left, account.counted(), idle)));
     let (exchange, head) = (ready.exchange, ready.method == Method::HEAD);
     let mut of = Of { core, tunnel, exchange, head, lasts: asked.lasts, upload };
     let mut connection = match connection {
@@ -173,7 +173,7 @@ struct Of<'a> {
     /// Whether the agent's connection goes on.
     lasts: bool,
     /// What is left of the request, if it isn't there yet.
-    upload: Option<Upload>,
+    upload: Option<Box<Upload>>,
 }
 
 impl Of<'_> {
@@ -189,11 +189,9 @@ impl Of<'_> {
         S: AsyncRead + AsyncWrite + Fill + Unpin,
     {
         let replied = connection
-            .ask(rest, &ready.method, self.core.timed.mark(), |cx, to| {
-                match self.upload.as_mut().filter(|upload| !upload.is_over()).zip(to) {
-                    Some((upload, to)) => poll_upload(agent, upload, to, ready.run.as_ref(), cx),
-                    None => poll_stop(agent, ready.run.as_ref(), cx),
-                }
+            .ask(rest, &ready.method, self.core.timed.mark(), |cx, to| match (&mut self.upload, to) {
+                (Some(upload), Some(to)) if !upload.is_over() => poll_upload(agent, upload, to, ready.run.as_ref(), cx),
+                _ => poll_stop(agent, ready.run.as_ref(), cx),
             })
             .await;
         let mut head = match replied {
@@ -249,7 +247,7 @@ impl Of<'_> {
         let Ready { search, run, .. } = *ready;
         match relay::relay(response, search, run, account) {
             Ok(response) => {
-                let beside = upload.as_mut().zip(to.clone());
+                let beside = upload.as_deref_mut().zip(to.clone());
                 let went = answer::stream(agent, response, &date, self.head, self.lasts, beside).await;
                 let Some((upload, to)) = upload.zip(to).filter(|_| went != Went::Lost) else { return went };
                 if upload.finish(agent, to).await { went } else { Went::Out }
@@ -300,7 +298,10 @@ async fn behind_the_ready() {
 }
 
 fn poll_ended(run: Option<&Run>, cx: &Context<'_>) -> Poll<Stop> {
-    run.map_or(Poll::Pending, |run| run.poll_ended(cx).map(Stop::Ended))
+    match run {
+        Some(run) => run.poll_ended(cx).map(Stop::Ended),
+        None => Poll::Pending,
+    }
 }
 
 fn poll_stop<S>(agent: &mut Agent<S>, run: Option<&Run>, cx: &mut Context<'_>) -> Poll<Stop>
