@@ -18,6 +18,9 @@ const WAIT: Duration = Duration::from_millis(20);
 const MOST: usize = 64 * 1024;
 
 static WAITING: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+/// What is being written. Whoever writes holds it, so that lines keep their order; whoever only adds a line
+/// doesn't wait for it.
+static WRITING: Mutex<Vec<u8>> = Mutex::new(Vec::new());
 static FILLED: Condvar = Condvar::new();
 /// Whether a thread writes out what waits.
 static WRITER: OnceLock<bool> = OnceLock::new();
@@ -37,14 +40,12 @@ pub(super) fn are_plain() -> bool {
 
 /// Writes out what waits; to be called before the process ends.
 pub fn flush() {
-    write_out(&mut WAITING.lock().unwrap_or_else(PoisonError::into_inner));
-}
-
-fn write_out(waiting: &mut Vec<u8>) {
-    if !waiting.is_empty() {
+    let mut writing = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
+    std::mem::swap(&mut *writing, &mut *WAITING.lock().unwrap_or_else(PoisonError::into_inner));
+    if !writing.is_empty() {
         // There is nowhere else to say that standard error can't be written.
-        let _ = io::stderr().write_all(waiting);
-        waiting.clear();
+        let _ = io::stderr().write_all(&writing);
+        writing.clear();
     }
 }
 
@@ -83,13 +84,15 @@ pub(super) fn append(line: &[u8], urgent: bool) {
     let mut waiting = WAITING.lock().unwrap_or_else(PoisonError::into_inner);
     let first = waiting.is_empty();
     waiting.extend_from_slice(line);
-    if urgent || waiting.len() >= MOST {
-        write_out(&mut waiting);
+    let full = waiting.len() >= MOST;
+    drop(waiting);
+    if urgent || full {
+        flush();
     } else if first {
         let start = || std::thread::Builder::new().name("log".to_owned()).spawn(write_now_and_then).is_ok();
         match WRITER.get_or_init(start) {
             true => FILLED.notify_one(),
-            false => write_out(&mut waiting),
+            false => flush(),
         }
     }
 }
