@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use tokio::task::coop::has_budget_remaining;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 /// The timer of one connection, armed at its first wait.
@@ -74,7 +75,8 @@ impl Armed {
         } else if self.wakes.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             return Poll::Pending;
         }
-        self.wakes = Some(cx.waker().clone());
+        // A task whose turn is used up isn't taken note of by the timer: it has to ask again.
+        self.wakes = has_budget_remaining().then(|| cx.waker().clone());
         self.timer.as_mut().poll(cx)
     }
 }
@@ -98,5 +100,23 @@ mod tests {
         // Past the time at which it would have rung, had it not been moved.
         assert_eq!(alarm.limit(LATE, pin!(sleep(2 * SOON))).await, Some(()));
         assert_eq!(alarm.limit(SOON, pin!(std::future::pending::<()>())).await, None);
+    }
+    #[tokio::test]
+    async fn alarm_rings_that_was_first_asked_by_a_task_whose_turn_was_used_up() {
+        for moved in [false, true] {
+            let mut alarm = Alarm::default();
+            if moved {
+                assert_eq!(alarm.limit(LATE, pin!(std::future::ready(()))).await, Some(()));
+            }
+            alarm.set(SOON);
+            let mut used_up = false;
+            let rings = poll_fn(|cx| {
+                if !std::mem::replace(&mut used_up, true) {
+                    while pin!(tokio::task::consume_budget()).poll(cx).is_ready() {}
+                }
+                alarm.poll(cx)
+            });
+            assert!(tokio::time::timeout(200 * SOON, rings).await.is_ok(), "{moved}");
+        }
     }
 }
