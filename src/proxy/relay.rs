@@ -282,7 +282,9 @@ impl Download {
     fn finish(&mut self) {
         let status = self.account.status;
         self.account.close(status, None);
-        self.run = None;
+        if let Some(run) = self.run.take() {
+            self.account.counted().replied(run);
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The agent's body on its way up, and what is counted of an exchange's bodies.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -13,6 +13,7 @@ use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 
 use super::relay::BodyError;
+use super::running::Run;
 use crate::credential::aws::ChunkError;
 use crate::upstream::Alarm;
 
@@ -31,9 +32,31 @@ pub struct Counted {
     pub undecided: Cell<bool>,
     /// What wasn't read of the body of a request that is refused.
     pub left: Cell<Option<Incoming>>,
+    /// Whether the agent's body is on its way.
+    pub uploading: Cell<bool>,
+    /// The exchange, of whose reply nothing is left, while the agent's body goes on.
+    behind: RefCell<Option<Run>>,
 }
 
 impl Counted {
+    /// The reply is over. The exchange isn't, while the agent's body is on its way.
+    pub fn replied(&self, run: Run) {
+        if self.uploading.get() {
+            self.behind.replace(Some(run));
+        }
+    }
+
+    /// The agent's body is over.
+    pub fn uploaded(&self) {
+        self.uploading.set(false);
+        self.behind.take();
+    }
+
+    /// Whether the agent's body may not go on behind its reply.
+    pub fn is_ended(&self, cx: &Context<'_>) -> bool {
+        self.behind.borrow().as_ref().is_some_and(|run| run.poll_ended(cx).is_ready())
+    }
+
     /// Reads what is left of a refused request, so that its connection can serve the next one: whether it
     /// ended within `most` bytes. Who waits for 100 (Continue) isn't asked for its body.
     pub async fn read_rest(&self, most: usize, deadline: Duration, expects: bool) -> bool {
@@ -58,12 +81,14 @@ pub struct Upload {
 impl Upload {
     /// The body of a request.
     pub fn new(inner: Incoming, version: Version, counted: Rc<Counted>, idle: Duration) -> Self {
+        counted.uploading.set(!inner.is_end_stream());
         Self { inner: Some(inner), counted, idle: Idle::new(idle), marked: version == Version::HTTP_2 }
     }
 }
 
 impl Drop for Upload {
     fn drop(&mut self) {
+        self.counted.uploaded();
         if self.counted.undecided.get() {
             self.counted.left.set(self.inner.take());
         }
@@ -71,7 +96,8 @@ impl Drop for Upload {
 }
 
 impl Upload {
-    /// The agent reset its request, was lost or stands still: over HTTP/2 the upstream is told CANCEL.
+    /// The agent reset its request, was lost, stands still or may not go on: over HTTP/2 the upstream is told
+    /// CANCEL.
     fn broken_off(&self) -> BodyError {
         self.counted.broken.set(true);
         Box::new(h2::Error::from(h2::Reason::CANCEL))
@@ -83,6 +109,9 @@ impl Body for Upload {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.counted.is_ended(cx) {
+            return Poll::Ready(Some(Err(self.broken_off())));
+        }
         let Some(inner) = &mut self.inner else { return Poll::Ready(None) };
         match Pin::new(inner).poll_frame(cx) {
             Poll::Ready(Some(Ok(mut frame))) => {

@@ -20,7 +20,7 @@ const MOST: usize = 64 * 1024;
 
 /// Who broke a body off.
 pub(super) enum Broken {
-    /// It left, or stands still.
+    /// It left, stands still, or may not go on.
     ByAgent,
     /// Nothing can be written to it.
     ByUpstream,
@@ -40,10 +40,17 @@ pub(super) struct Upload {
     alone: bool,
 }
 
+impl Drop for Upload {
+    fn drop(&mut self) {
+        self.counted.uploaded();
+    }
+}
+
 impl Upload {
     /// So many bytes are left.
     pub fn new(left: usize, counted: Rc<Counted>, idle: Duration) -> Self {
         let left = left as u64;
+        counted.uploading.set(true);
         Self { left, flushed: false, counted, idle, alarm: Alarm::default(), waiting: false, alone: false }
     }
 
@@ -67,6 +74,9 @@ impl Upload {
         S: AsyncRead + AsyncWrite + Fill + Unpin,
         W: AsyncWrite + ?Sized,
     {
+        if self.counted.is_ended(cx) {
+            return Poll::Ready(Err(Broken::ByAgent));
+        }
         loop {
             let mut there = self.there(&agent.input);
             while there < MOST && (there as u64) < self.left {
@@ -86,6 +96,9 @@ impl Upload {
                     return self.poll_idle(cx);
                 }
                 self.flushed = flushed;
+                if flushed {
+                    self.counted.uploaded();
+                }
                 return if flushed { Poll::Ready(Ok(())) } else { Poll::Pending };
             }
             match to.as_mut().poll_write(cx, agent.input.get(..there).unwrap_or_default()) {

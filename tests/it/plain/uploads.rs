@@ -338,3 +338,36 @@ async fn uploads_by_the_gateway_and_to_an_upstream_that_speaks_http2_only_arrive
         }
     }
 }
+
+#[tokio::test]
+async fn upload_that_goes_on_behind_its_whole_reply_ends_with_its_session() {
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let script = move |mut raw: Raw, _| {
+        let tell = tell.clone();
+        async move {
+            raw.head().await;
+            raw.exactly(1000).await;
+            raw.send("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nearly").await;
+            raw.rest().await;
+            tell.send(Instant::now()).expect("the test runs");
+        }
+    };
+    // On the plain way, and on the full one.
+    for way in ["", "te: trailers\r\n"] {
+        for host in HOSTS {
+            let world = build().script(script.clone()).start().await;
+            let mut raw = world.known_agent().inside(host, b"http/1.1").await;
+            let head = head(&world, host, "POST", 1 << 30).replacen("content-length", &format!("{way}content-length"), 1);
+            raw.send([head.as_bytes(), &pattern(100_000)].concat()).await;
+            assert_eq!(raw.reply().await.expect("a reply").body, b"early");
+            let began = Instant::now();
+            world.node.revoke_session(&world.started.session, "test");
+            while told.is_empty() && began.elapsed() < Duration::from_secs(3) {
+                raw.send(pattern(1000)).await;
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            let ended = told.try_recv().ok().map(|at| at.saturating_duration_since(began));
+            assert!(ended.is_some_and(|after| after < Duration::from_secs(1)), "{way:?} {host}: {ended:?}");
+        }
+    }
+}
