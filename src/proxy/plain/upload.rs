@@ -98,8 +98,9 @@ impl Upload {
                 self.flushed = flushed;
                 if flushed {
                     self.counted.uploaded();
+                    return Poll::Ready(Ok(()));
                 }
-                return if flushed { Poll::Ready(Ok(())) } else { Poll::Pending };
+                return if self.alone { self.poll_idle(cx) } else { Poll::Pending };
             }
             match to.as_mut().poll_write(cx, agent.input.get(..there).unwrap_or_default()) {
                 Poll::Ready(Ok(wrote)) if wrote > 0 => {

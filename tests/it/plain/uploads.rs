@@ -357,7 +357,8 @@ async fn upload_that_goes_on_behind_its_whole_reply_ends_with_its_session() {
         for host in HOSTS {
             let world = build().script(script.clone()).start().await;
             let mut raw = world.known_agent().inside(host, b"http/1.1").await;
-            let head = head(&world, host, "POST", 1 << 30).replacen("content-length", &format!("{way}content-length"), 1);
+            let head =
+                head(&world, host, "POST", 1 << 30).replacen("content-length", &format!("{way}content-length"), 1);
             raw.send([head.as_bytes(), &pattern(100_000)].concat()).await;
             assert_eq!(raw.reply().await.expect("a reply").body, b"early");
             let began = Instant::now();
@@ -369,5 +370,49 @@ async fn upload_that_goes_on_behind_its_whole_reply_ends_with_its_session() {
             let ended = told.try_recv().ok().map(|at| at.saturating_duration_since(began));
             assert!(ended.is_some_and(|after| after < Duration::from_secs(1)), "{way:?} {host}: {ended:?}");
         }
+    }
+}
+
+#[tokio::test]
+async fn upload_whose_last_bytes_nobody_takes_ends_behind_its_whole_reply() {
+    // No upstream takes anything; the first one's outcome tells how much is on its way then.
+    let script = |mut raw: Raw, number| async move {
+        raw.head().await;
+        if number > 1 {
+            raw.send("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nearly").await;
+        }
+        std::future::pending().await
+    };
+    let idle = Duration::from_millis(300);
+    let deadlines = move |s: &mut sallyport::app::NodeSettings| {
+        s.proxy.deadlines.idle_body = idle;
+        s.upstream.deadlines.headers = 3 * idle;
+    };
+    let world = build().settings(deadlines).script(script).start().await;
+    let mut raw = inside(&world, HOST).await;
+    raw.send(head(&world, HOST, "POST", 64 << 20)).await;
+    let piece = pattern(1 << 20);
+    while tokio::time::timeout(idle, raw.try_send(&piece)).await.is_ok() {}
+    drop(raw);
+    let outcome = async {
+        loop {
+            if let Some(outcome) = world.records_of("outcome").first() {
+                return outcome["bytesIn"].as_u64().expect("a number");
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let most = usize::try_from(soon("the outcome", outcome).await).expect("few");
+    // What TLS still holds of it then is a record or a few.
+    for less in [72_000, 80_000] {
+        let mut raw = inside(&world, HOST).await;
+        raw.send([head(&world, HOST, "POST", most - less).as_bytes(), b"1"].concat()).await;
+        assert_eq!(raw.reply().await.expect("a reply").body, b"early");
+        for piece in pattern(most - less - 1).chunks(1 << 20) {
+            raw.send(piece).await;
+        }
+        raw.send(head(&world, "elsewhere.test", "GET", 0)).await;
+        // It waits for either to end, or for the next request's refusal if the system took everything.
+        raw.reply().await;
     }
 }
