@@ -411,7 +411,7 @@ impl Inner {
 pub(super) struct Open(Rc<Cell<usize>>);
 
 impl Open {
-    fn new(all: &Rc<Cell<usize>>) -> Self {
+    pub(super) fn new(all: &Rc<Cell<usize>>) -> Self {
         all.set(all.get() + 1);
         Self(Rc::clone(all))
     }

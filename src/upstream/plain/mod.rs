@@ -11,7 +11,7 @@ mod shared;
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
@@ -19,6 +19,7 @@ use std::time::Instant;
 use bytes::{Buf as _, BytesMut};
 use http::Response;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::coop::unconstrained;
 use tokio_rustls::client::TlsStream;
 use zeroize::Zeroizing;
 
@@ -108,7 +109,9 @@ impl Line {
 
     /// Whether the upstream has neither closed it nor said anything unasked.
     fn is_quiet(&mut self) -> bool {
-        self.input.is_empty() && self.poll_fill(&mut Context::from_waker(Waker::noop())).is_pending()
+        let cx = &mut Context::from_waker(Waker::noop());
+        // A task whose turn is used up would hear of nothing else.
+        self.input.is_empty() && pin!(unconstrained(poll_fn(|cx| self.poll_fill(cx)))).poll(cx).is_pending()
     }
 }
 
@@ -320,5 +323,29 @@ impl Plain {
         let idle = self.home.settings.deadlines.idle_body;
         let body = PlainBody::new(self, head);
         Ok(response.map(|()| ReplyBody::plain(body, idle)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::task::consume_budget;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn connection_that_was_closed_is_known_to_a_task_whose_turn_is_used_up() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let stream = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("connected");
+        drop(listener.accept().await.expect("accepted"));
+        stream.readable().await.expect("readable");
+        let wire = Wire::Clear(Lenient::new(Stream::Tcp(stream)));
+        let open = Open::new(&Rc::default());
+        let mut line = Line { wire, input: BytesMut::new(), fields: Vec::new(), seen: 0, open };
+        let quiet = poll_fn(|cx| {
+            while pin!(consume_budget()).poll(cx).is_ready() {}
+            Poll::Ready(line.is_quiet())
+        });
+        assert!(!quiet.await);
     }
 }
