@@ -77,6 +77,8 @@ pub(super) fn whole(
                 continue;
             }
             16 if patterns.is_some() && is("content-encoding") => return None,
+            // RFC 9110 section 8.6: there is none.
+            14 if head.status == StatusCode::NO_CONTENT && is("content-length") => continue,
             4 if is("date") => dated = true,
             _ if relay::not_for_the_agent(name) => continue,
             _ => {}
@@ -160,6 +162,9 @@ where
     let bodiless = of_head || matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     let mut front = begin(parts.status, 512);
     for (name, value) in &parts.headers {
+        if parts.status == StatusCode::NO_CONTENT && name == CONTENT_LENGTH {
+            continue;
+        }
         front.extend_from_slice(name.as_str().as_bytes());
         front.extend_from_slice(b": ");
         front.extend_from_slice(value.as_bytes());

@@ -208,3 +208,19 @@ async fn close_delimited_reply_is_masked_and_its_connection_ends() {
         assert_eq!(world.upstream.connections(), n);
     }
 }
+
+#[tokio::test]
+async fn reply_without_content_has_no_length_that_somebody_could_wait_for() {
+    for stray in ["", "hello"] {
+        let script = move |mut raw: Raw, _| async move {
+            raw.head().await;
+            raw.send(format!("HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n{stray}")).await;
+            raw.rest().await;
+        };
+        let world = World::build().script(script).start().await;
+        let mut raw = world.agent().inside(HOST, b"http/1.1").await;
+        raw.send(world.head("/")).await;
+        let head = raw.head().await;
+        assert!(head.starts_with("HTTP/1.1 204") && !head.contains("content-length"), "{head}");
+    }
+}

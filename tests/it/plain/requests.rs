@@ -192,3 +192,13 @@ async fn request_after_a_refused_one_whose_body_came_is_served() {
     raw.send(get("/next", &format!("Authorization: {}\r\n", world.bearer()))).await;
     assert_eq!(raw.reply().await.expect("a reply").status, 200);
 }
+
+#[tokio::test]
+async fn length_that_nobody_can_count_to_is_refused_here() {
+    let world = World::start().await;
+    let mut raw = world.agent().inside(HOST, b"http/1.1").await;
+    let fields = format!("Content-Length: {}\r\nAuthorization: {}\r\n", u64::MAX, world.bearer());
+    raw.send(get("/", &fields) + "hello").await;
+    assert_eq!(raw.reply().await.expect("a reply").code, "too_large");
+    assert_eq!(world.upstream.connections(), 0);
+}
