@@ -44,7 +44,7 @@ pub async fn serve(core: Rc<Core>, tunnel: Rc<Tunnel>, mut request: Request<Inco
     let grpc = is_grpc(&request);
     let expects = request.headers().get(EXPECT).is_some_and(is_continue);
     let version = request.version();
-    let unread = version == Version::HTTP_11 && !request.body().is_end_stream();
+    let unread = !request.body().is_end_stream();
     let account = Account::open(Rc::clone(&core), Rc::clone(&tunnel), exchange, request.method().clone(), began);
     let (counted, settings) = (account.counted(), &core.shared.settings);
     let request = request.map(|body| Upload::new(body, version, Rc::clone(&counted), settings.deadlines.idle_body));
@@ -60,13 +60,16 @@ pub async fn serve(core: Rc<Core>, tunnel: Rc<Tunnel>, mut request: Request<Inco
         Err((rejection, mut account)) => {
             core.refused(exchange, &tunnel, account.authority(), account.asker(), &rejection);
             account.close(rejection.status(), Some(&rejection));
+            if version == Version::HTTP_2 {
+                counted.linger(settings.deadlines.linger);
+            }
             if grpc {
                 return rejection.in_grpc(exchange).map(|_| Reply::Own(None));
             }
             let mut response = rejection.response(exchange).map(|body| Reply::Own(Some(body)));
             // A body that isn't read to its end may never end: no other request follows it.
             let (most, deadline) = (settings.limits.whole_body, settings.deadlines.whole_body);
-            if unread && !counted.read_rest(most, deadline, expects).await {
+            if unread && version == Version::HTTP_11 && !counted.read_rest(most, deadline, expects).await {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             response

@@ -65,6 +65,17 @@ impl Counted {
         let read = Limited::new(left, most).collect();
         fits && !expects && matches!(tokio::time::timeout(deadline, read).await, Ok(Ok(_)))
     }
+
+    /// Reads what is left of a request over HTTP/2 that is refused, for a moment. A stream is reset once nobody
+    /// holds its body (RFC 9113 section 8.1), and agents that are told of that together with the reply take the
+    /// whole for a failure of the stream, and never show the reply.
+    pub fn linger(&self, moment: Duration) {
+        let Some(mut left) = self.left.take() else { return };
+        tokio::task::spawn_local(async move {
+            let read = async { while left.frame().await.is_some_and(|frame| frame.is_ok()) {} };
+            let _ = tokio::time::timeout(moment, read).await;
+        });
+    }
 }
 
 /// The agent's body on its way up: counted, passed through untouched, bounded in idle time.

@@ -150,3 +150,29 @@ async fn whole_reply_before_the_end_of_an_upload_arrives_whole_though_the_rest_i
         }
     }
 }
+
+#[tokio::test]
+async fn refusal_stands_for_a_moment_before_the_rest_of_its_request_is_declined() {
+    for ends in [true, false] {
+        let world = World::build().settings(|s| s.proxy.deadlines.linger = Duration::from_millis(500)).start().await;
+        let mut raw = world.agent().inside(HOST, b"h2").await;
+        open(&mut raw).await;
+        let head = post(HOST, "/", &[(b"authorization", b"Bearer sk-of-the-agents-own-0123456789")]);
+        raw.send([frame(HEADERS, END_HEADERS, 1, &head), frame(DATA, 0, 1, b"a beginning")].concat()).await;
+        let whole = |f: &Frame| f.stream == 1 && f.flags & END_STREAM != 0;
+        assert_eq!(until(&mut raw, whole).await.map(|f| f.kind), Some(DATA), "the refusal, whole");
+        for round in 0..3 {
+            raw.send([frame(DATA, 0, 1, &[b'x'; 1000]), frame(PING, 0, 0, &[round; 8])].concat()).await;
+            let next = until(&mut raw, |f| [PING, RST_STREAM].contains(&f.kind)).await.map(|f| f.kind);
+            assert_eq!(next, Some(PING), "what is left is read");
+        }
+        if ends {
+            raw.send([frame(DATA, END_STREAM, 1, b"the end"), frame(PING, 0, 0, &[9; 8])].concat()).await;
+            let next = until(&mut raw, |f| [PING, RST_STREAM].contains(&f.kind)).await.map(|f| f.kind);
+            assert_eq!(next, Some(PING), "nothing is left to decline");
+        } else {
+            let reset = until(&mut raw, |f| f.kind == RST_STREAM).await.expect("a reset");
+            assert_eq!((reset.stream, reset.error()), (1, NO_ERROR));
+        }
+    }
+}

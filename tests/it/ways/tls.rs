@@ -132,3 +132,20 @@ async fn node_reaches_the_proxy_over_tls() {
     assert!(said.ok && said.text.starts_with("fetch: 200 hello"), "{}", said.text);
     assert_eq!(world.upstream.only().header("authorization"), format!("Bearer {}", world.secret));
 }
+
+#[tokio::test]
+async fn curl_shows_why_a_long_upload_over_http2_is_refused() {
+    let world = World::start().await;
+    let dir = tempfile::TempDir::new().expect("a temporary directory");
+    let body = dir.path().join("body");
+    std::fs::write(&body, vec![b'x'; 8 << 20]).expect("written");
+    let (body, url) = (format!("@{}", body.display()), format!("https://{HOST}/v1/files"));
+    let proxy = format!("http://{}", world.node.forward.expect("it listens"));
+    let own_key = "Authorization: Bearer sk-of-the-agents-own-0123456789";
+    for _ in 0..3 {
+        let arguments = ["--http2", "--proxy", &proxy, "-H", own_key, "--data-binary", &body, &url];
+        let said = curl(&world, &arguments).await;
+        assert!(said.ok && said.text.contains("credential_unregistered"), "{}", said.text);
+    }
+    assert!(world.upstream.received().is_empty());
+}
