@@ -1,5 +1,6 @@
-//! HTTP/1.1 to an upstream, spoken by ourselves: a request that is in bytes goes out with one write, and the reply's head is read where it lies. It is the way of most exchanges, and a
-//! library between would cost more than all that is decided about them.
+//! HTTP/1.1 to an upstream, spoken by ourselves: a request that is in bytes goes out with one write, and
+//! the reply's head is read where it lies. It is the way of most exchanges, and a library between would
+//! cost more than all that is decided about them.
 //!
 //! What is read is held to RFC 9112 section 6.3 as strictly as elsewhere: where two parsers could
 //! disagree on where a reply ends, the reply is refused and its connection not used again.
