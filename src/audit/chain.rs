@@ -11,11 +11,11 @@ use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use super::Error;
 use super::journal::{AuditKeys, Receipt, Settings};
 use super::layout::{Found, Head, MAX_CHAINS, Register, Tail, chains, open_options, segment_path};
-use super::link::{Digest, LinkKey, genesis, signed_bytes};
+use super::link::{Digest, genesis, link_key, signed_bytes};
 use super::record::{Intent, Line, Outcome, RecordKind};
-use super::rest::{Ends, Uses};
+use super::uses::Uses;
 use super::waiting::{Made, Waiting};
-use crate::model::{Clock, ExchangeId, Timestamp};
+use crate::model::{Clock, Timestamp};
 
 /// Where a chain is: the directory of all chains, its own in there, and its number.
 pub(super) struct Place {
@@ -35,7 +35,6 @@ pub(super) struct Chain {
     /// Records that wait for the next append.
     waiting: Waiting,
     uses: Uses,
-    ends: Ends,
     /// Written records that the node's counts don't have yet.
     written: Made,
     /// Refusals that were left out because too much waited.
@@ -80,7 +79,7 @@ impl Segment {
         match written {
             Ok(()) => {
                 self.len += bytes.len() as u64;
-                self.digest.take(waiting.folded());
+                self.digest.take(bytes);
                 Ok(())
             }
             Err(why) => {
@@ -120,13 +119,12 @@ impl Chain {
         let tail = Tail::read(&place.dir, genesis(key, place.slot))?;
         let lost = lost(&place, key, &tail)?;
         let segment = Segment::begin(&place.dir, tail.segment + 1)?;
-        let waiting = Waiting::behind(tail.head, LinkKey::of(key));
+        let waiting = Waiting::behind(tail.head, link_key(key));
         let mut chain = Self {
             place,
             keys,
             signer,
             uses: Uses::new(settings.uses),
-            ends: Ends::new(),
             settings,
             clock,
             segment,
@@ -164,9 +162,8 @@ impl Chain {
     }
 
     /// Adds an outcome. It is owed to an intent, of which there are no more than running exchanges.
-    pub fn outcome(&mut self, exchange: ExchangeId, of: u64, outcome: &Outcome) {
-        let rest = self.ends.of(self.waiting.key(), outcome.outcome, outcome.status);
-        self.waiting.add_with(outcome.at, RecordKind::Outcome, rest, |line| line.outcome(exchange, of, outcome));
+    pub fn outcome(&mut self, of: u64, outcome: &Outcome) {
+        self.waiting.add(outcome.at, RecordKind::Outcome, |line| line.outcome(of, outcome));
     }
 
     /// Adds a record and writes it with everything that waits, or takes it back.
@@ -182,7 +179,10 @@ impl Chain {
         self.recover()?;
         let before = self.waiting.mark();
         let receipt = self.add_intent(intent);
-        self.write().inspect_err(|_| self.waiting.back_to(before))?;
+        self.write().inspect_err(|_| {
+            self.waiting.back_to(before);
+            self.uses.forget();
+        })?;
         Ok(receipt)
     }
 
@@ -193,8 +193,8 @@ impl Chain {
     }
 
     fn add_intent(&mut self, intent: &Intent<'_>) -> Receipt {
-        let rest = self.uses.of(self.waiting.key(), intent);
-        self.waiting.add_with(intent.at, RecordKind::Intent, rest, |line| line.intent(intent));
+        let like = self.uses.said(intent, self.segment.number, self.waiting.head().seq + 1);
+        self.waiting.add(intent.at, RecordKind::Intent, |line| line.intent(intent, like));
         Receipt::new(intent, self.waiting.head().seq)
     }
 

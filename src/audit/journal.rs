@@ -237,7 +237,7 @@ impl Writer {
     }
 
     fn drafted(&self, receipt: Receipt) -> (Receipt, Draft) {
-        let draft = Draft { chain: Rc::clone(&self.0), exchange: receipt.exchange, seq: receipt.seq, open: true };
+        let draft = Draft { chain: Rc::clone(&self.0), seq: receipt.seq, open: true };
         (receipt, draft)
     }
 
@@ -305,7 +305,6 @@ impl Writer {
 /// An intent whose outcome is owed. Dropped unfinished, it records `aborted`.
 pub struct Draft {
     chain: Rc<RefCell<Chain>>,
-    exchange: ExchangeId,
     seq: u64,
     open: bool,
 }
@@ -318,7 +317,7 @@ impl Draft {
 
     fn settle(&mut self, outcome: &Outcome) {
         if std::mem::replace(&mut self.open, false) {
-            self.chain.borrow_mut().outcome(self.exchange, self.seq, outcome);
+            self.chain.borrow_mut().outcome(self.seq, outcome);
         }
     }
 }

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock};
 
 use super::Error;
-use super::link::{Digest, Parts, keyed, mac_of};
+use super::link::{Digest, Mac, Parts, keyed, of_hex};
 
 /// The longest record, in bytes, its line break among them.
 pub(super) const MAX_LINE: usize = 64 * 1024;
@@ -114,7 +114,7 @@ pub(super) fn segments(dir: &Path) -> Result<Vec<(u64, PathBuf)>, Error> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Head {
     pub seq: u64,
-    pub mac: [u8; 32],
+    pub mac: Mac,
 }
 
 /// A small file with a MAC, as it was found.
@@ -140,8 +140,8 @@ impl Head {
         let Some(text) = read_if_there(&dir.join("head"))? else { return Ok(Found::Absent) };
         let parse = || {
             let mut words = std::str::from_utf8(&text).ok()?.split_whitespace();
-            let head = Self { seq: words.next()?.parse().ok()?, mac: mac_of(words.next()?)? };
-            let proof = mac_of(words.next()?)?;
+            let head = Self { seq: words.next()?.parse().ok()?, mac: of_hex(words.next()?)? };
+            let proof = of_hex(words.next()?)?;
             key.is_none_or(|key| head.proof(key, slot) == proof).then_some(head)
         };
         Ok(parse().map_or(Found::Changed, Found::Whole))
@@ -203,13 +203,13 @@ pub(super) struct Tail {
 }
 
 impl Tail {
-    pub fn read(dir: &Path, genesis: [u8; 32]) -> Result<Self, Error> {
+    pub fn read(dir: &Path, genesis: Mac) -> Result<Self, Error> {
         let all = segments(dir)?;
         let mut tail = Self {
             segment: all.last().map_or(0, |(n, _)| *n),
             head: Head { seq: 0, mac: genesis },
             torn: 0,
-            digest: Digest::default().value(),
+            digest: Digest::of(b""),
         };
         let mut digested = false;
         for (_, path) in all.iter().rev() {

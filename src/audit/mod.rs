@@ -2,12 +2,15 @@
 //! chain.
 //!
 //! A core claims a chain, `audit/<slot>/`, by a file lock and is its only writer, so no lock is
-//! shared on the way of an exchange. A record is one JSON line. Its MAC is keyed BLAKE3 over the MAC
-//! of the record before it and the line's bytes up to its kind, under a key that is keyed BLAKE3 over
-//! the bytes from its kind on; so a line can't be changed, cut or moved without the key, and what many
-//! records say alike is hashed once. Start, checkpoint and stop records are signed with Ed25519 over a digest of what
+//! shared on the way of an exchange. A record is one JSON line. Its MAC is keyed BLAKE3, of which 128 bits
+//! are kept, over its line and the MAC of the record before it; so a line can't be changed, cut or moved
+//! without the key. Start, checkpoint and stop records are signed with Ed25519 over a digest of what
 //! lies before them, so that the chain can be checked with the public key too. They also name the
 //! heads of the other chains, so that one that is cut or removed is missed.
+//!
+//! An intent whose use of a key was recorded before in its segment says `like` and the number of that record
+//! in place of who uses which key under which rule, and an outcome names its intent in place of the exchange.
+//! What is read by [`query`] and [`Follow`] says it all.
 //!
 //! What no chain can show: all of them put back together to an earlier state of the directory. A
 //! signed record that is kept elsewhere shows it.
@@ -19,7 +22,7 @@ mod layout;
 mod link;
 mod query;
 mod record;
-mod rest;
+mod uses;
 mod verify;
 mod waiting;
 

@@ -9,6 +9,8 @@ use serde_json::Value;
 
 use super::Error;
 use super::layout::{MAX_LINE, chains, segments};
+use super::link::number_of;
+use super::uses::{Spoken, line_of};
 
 /// Which records are wanted.
 #[derive(Debug, Clone, Default)]
@@ -47,14 +49,19 @@ pub fn query(dir: &Path, filter: &Filter) -> Result<Vec<Value>, Error> {
     let mut found: Vec<Value> = Vec::new();
     for (_, chain) in chains(dir)? {
         let mut of_chain = 0;
-        for (_, path) in segments(&chain)?.into_iter().rev() {
-            let text = fs::read(&path).map_err(|e| Error::io(&path, e))?;
-            let whole = memchr::memrchr(b'\n', &text).unwrap_or(0);
-            for line in text[..whole].rsplit(|b| *b == b'\n') {
+        let mut spoken = Spoken::default();
+        let all = segments(&chain)?;
+        for (at, (_, path)) in all.iter().enumerate().rev() {
+            let text = fs::read(path).map_err(|e| Error::io(path, e))?;
+            let whole = &text[..memchr::memrchr(b'\n', &text).unwrap_or(0)];
+            let mut before = Before { all: &all[..at], read: None };
+            for line in whole.rsplit(|b| *b == b'\n') {
                 if of_chain >= filter.limit {
                     break;
                 }
-                if let Some(value) = serde_json::from_slice(line).ok().filter(|value| filter.fits(value)) {
+                let mut of = |number| line_of(whole, number).map(<[u8]>::to_vec).or_else(|| before.line_of(number));
+                let record = spoken.record(line, &mut of);
+                if let Some(value) = record.filter(|record| filter.fits(record)) {
                     found.push(value);
                     of_chain += 1;
                 }
@@ -70,12 +77,44 @@ pub fn query(dir: &Path, filter: &Filter) -> Result<Vec<Value>, Error> {
     Ok(found)
 }
 
+/// The segments before one: exchanges that ended in it may have begun there.
+struct Before<'a> {
+    all: &'a [(u64, PathBuf)],
+    /// The text that was read last, and of which segment.
+    read: Option<(u64, Vec<u8>)>,
+}
+
+impl Before<'_> {
+    fn line_of(&mut self, number: u64) -> Option<Vec<u8>> {
+        for (segment, path) in self.all.iter().rev() {
+            if self.read.as_ref().is_none_or(|(read, _)| read != segment) {
+                self.read = Some((*segment, fs::read(path).ok()?));
+            }
+            let text = &self.read.as_ref()?.1;
+            let first = number_of(text.split(|b| *b == b'\n').next()?)?;
+            if first <= number {
+                return line_of(text, number).map(<[u8]>::to_vec);
+            }
+        }
+        None
+    }
+}
+
 /// Follows the chains: each call gives the records that came since the one before.
 pub struct Follow {
     dir: PathBuf,
     filter: Filter,
-    /// How far each chain was read: the segment, and the bytes of it.
-    read: BTreeMap<u32, (u64, u64)>,
+    /// How far each chain was read.
+    read: BTreeMap<u32, Read>,
+}
+
+/// How far a chain was read.
+#[derive(Default)]
+struct Read {
+    segment: u64,
+    /// The bytes of it.
+    bytes: u64,
+    spoken: Spoken,
 }
 
 /// How much of a segment is read at a time, in bytes: several of the longest records.
@@ -92,7 +131,7 @@ impl Follow {
             if let Some((number, path)) = segments(&chain)?.pop() {
                 let text = fs::read(&path).map_err(|e| Error::io(&path, e))?;
                 let whole = memchr::memrchr(b'\n', &text).map_or(0, |at| at as u64 + 1);
-                read.insert(slot, (number, whole));
+                read.insert(slot, Read { segment: number, bytes: whole, spoken: Spoken::default() });
             }
         }
         Ok(Self { dir: dir.to_owned(), filter, read })
@@ -106,17 +145,22 @@ impl Follow {
         let mut found = Vec::new();
         for (slot, chain) in chains(&self.dir)? {
             let at = self.read.entry(slot).or_default();
-            for (number, path) in segments(&chain)? {
-                if number < at.0 {
+            let all = segments(&chain)?;
+            for (place, (number, path)) in all.iter().enumerate() {
+                if *number < at.segment {
                     continue;
                 }
-                if number > at.0 {
-                    *at = (number, 0);
+                if *number > at.segment {
+                    (at.segment, at.bytes) = (*number, 0);
                 }
-                while let Some(piece) = piece(&path, at.1)? {
-                    at.1 += piece.len() as u64;
-                    let lines = piece.split(|b| *b == b'\n').filter_map(|line| serde_json::from_slice(line).ok());
-                    found.extend(lines.filter(|value| self.filter.fits(value)));
+                let mut before = Before { all: &all[..place + 1], read: None };
+                while let Some(piece) = piece(path, at.bytes)? {
+                    at.bytes += piece.len() as u64;
+                    for line in piece.split(|b| *b == b'\n') {
+                        let mut of =
+                            |number| line_of(&piece, number).map(<[u8]>::to_vec).or_else(|| before.line_of(number));
+                        found.extend(at.spoken.record(line, &mut of).filter(|record| self.filter.fits(record)));
+                    }
                 }
             }
         }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::link::Mac;
 use crate::model::{Authority, ExchangeId, HEX_PAIRS, KeyId, Name, OrgId, Scheme, SessionId, Slot, Timestamp, TokenId};
 use http::Method;
 
@@ -130,6 +131,9 @@ pub struct Outcome {
     pub scrubbed: u32,
 }
 
+/// Where an intent names another one of its segment, in place of all that both say.
+pub(super) const LIKE: &str = "like";
+
 /// The longest text field in a record, in bytes; what is longer is cut.
 const MAX_TEXT: usize = 2048;
 
@@ -140,29 +144,23 @@ pub(super) struct Line<'a> {
 }
 
 impl<'a> Line<'a> {
-    /// Begins a record with what only it says. From [`Line::kind`] on is what others may say alike.
-    pub(super) fn begin(out: &'a mut Vec<u8>, seq: u64, at: Timestamp) -> Self {
+    /// Begins a record.
+    pub(super) fn begin(out: &'a mut Vec<u8>, seq: u64, at: Timestamp, kind: RecordKind) -> Self {
         let from = out.len();
         out.extend_from_slice(b"{\"seq\":");
         push_number(out, seq);
         out.extend_from_slice(b",\"time\":");
         push_number(out, u64::try_from(at.millis()).unwrap_or(0));
+        out.extend_from_slice(match kind {
+            RecordKind::Intent => b",\"kind\":\"intent\"",
+            RecordKind::Outcome => b",\"kind\":\"outcome\"",
+            _ => b",\"kind\":\"",
+        });
+        if !matches!(kind, RecordKind::Intent | RecordKind::Outcome) {
+            out.extend_from_slice(kind.as_str().as_bytes());
+            out.push(b'"');
+        }
         Self { out, from }
-    }
-
-    /// A piece of a line, for the rest of records that end alike.
-    pub(super) fn piece(out: &'a mut Vec<u8>) -> Self {
-        let from = out.len();
-        Self { out, from }
-    }
-
-    /// How many bytes the record has so far.
-    pub(super) fn len(&self) -> usize {
-        self.out.len() - self.from
-    }
-
-    pub(super) fn kind(&mut self, kind: RecordKind) {
-        self.word("kind", kind.as_str());
     }
 
     fn key(&mut self, key: &str) {
@@ -241,9 +239,11 @@ impl<'a> Line<'a> {
         self.number("dropped", count);
     }
 
-    /// What only this intent says.
-    pub(super) fn intent(&mut self, intent: &Intent<'_>) {
-        self.exchange(intent.exchange);
+    /// An intent, who uses which key as in the record of this segment with the number `like`, if there is one.
+    pub(super) fn intent(&mut self, intent: &Intent<'_>, like: Option<u64>) {
+        self.out.extend_from_slice(b",\"exchange\":\"");
+        self.out.extend_from_slice(&intent.exchange.digits());
+        self.out.push(b'"');
         self.out.extend_from_slice(b",\"path\":");
         push_text(self.out, intent.path);
         if let Some(client) = intent.client {
@@ -253,13 +253,51 @@ impl<'a> Line<'a> {
         if intent.mint {
             self.out.extend_from_slice(b",\"mint\":true");
         }
+        match like {
+            Some(number) => {
+                self.out.extend_from_slice(b",\"like\":");
+                push_number(self.out, number);
+            }
+            None => self.usage(intent),
+        }
     }
 
-    /// What only this outcome says.
-    pub(super) fn outcome(&mut self, exchange: ExchangeId, of: u64, o: &Outcome) {
-        self.exchange(exchange);
+    /// Who uses which key under which rule.
+    fn usage(&mut self, intent: &Intent<'_>) {
+        self.id("session", &intent.session.digits());
+        if let Some(token) = intent.token {
+            self.id("token", &token.digits());
+        }
+        self.id("org", &intent.org.digits());
+        self.word("project", intent.project.as_str());
+        self.id("keyId", &intent.key.digits());
+        self.word("key", intent.key_name.as_str());
+        self.number("version", intent.version.into());
+        if let Some(tool) = intent.tool {
+            self.word("tool", tool.as_str());
+        }
+        self.word("method", intent.method.as_str());
+        self.word("scheme", intent.scheme.as_str());
+        self.authority("authority", intent.authority);
+        self.text("slot", &intent.slot.to_string());
+        self.word("policy", intent.policy.as_str());
+        self.text("rule", intent.rule);
+        self.hex("policies", &intent.policy_digest[..8]);
+    }
+
+    /// The outcome of the intent with the number `of`.
+    pub(super) fn outcome(&mut self, of: u64, o: &Outcome) {
         self.out.extend_from_slice(b",\"intent\":");
         push_number(self.out, of);
+        match (o.outcome, o.status) {
+            (OutcomeWord::Ok, Some(200)) => self.out.extend_from_slice(b",\"outcome\":\"ok\",\"status\":200"),
+            (word, status) => {
+                self.word("outcome", word.as_str());
+                if let Some(status) = status {
+                    self.number("status", status.into());
+                }
+            }
+        }
         self.out.extend_from_slice(b",\"bytesIn\":");
         push_number(self.out, o.bytes_in);
         self.out.extend_from_slice(b",\"bytesOut\":");
@@ -270,21 +308,16 @@ impl<'a> Line<'a> {
             self.number("scrubbed", o.scrubbed.into());
         }
     }
-
-    fn exchange(&mut self, exchange: ExchangeId) {
-        self.out.extend_from_slice(b",\"exchange\":\"");
-        self.out.extend_from_slice(&exchange.digits());
-        self.out.push(b'"');
-    }
 }
 
 /// Takes the MAC's digits between what stands around them. Every record ends so.
-pub(super) fn push_mac(out: &mut Vec<u8>, mac: &[u8; 32]) {
+pub(super) fn push_mac(out: &mut Vec<u8>, mac: &Mac) {
     const BEFORE: &[u8; 8] = b",\"mac\":\"";
     const BEHIND: &[u8; 3] = b"\"}\n";
-    let mut end = [0; BEFORE.len() + 64 + BEHIND.len()];
+    const DIGITS: usize = 2 * size_of::<Mac>();
+    let mut end = [0; BEFORE.len() + DIGITS + BEHIND.len()];
     let (before, rest) = end.split_at_mut(BEFORE.len());
-    let (hex, behind) = rest.split_at_mut(64);
+    let (hex, behind) = rest.split_at_mut(DIGITS);
     before.copy_from_slice(BEFORE);
     for (pair, byte) in hex.as_chunks_mut::<2>().0.iter_mut().zip(mac) {
         *pair = HEX_PAIRS[usize::from(*byte)];

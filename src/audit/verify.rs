@@ -10,7 +10,8 @@ use serde_json::Value;
 use super::Error;
 use super::journal::AuditKeys;
 use super::layout::{Found, Head, Register, chains, segments, slot_name};
-use super::link::{Digest, LinkKey, Parts, genesis, link, mac_of, signed_bytes};
+use super::link::{Digest, Mac, Parts, genesis, link, link_key, of_hex, signed_bytes};
+use crate::model::Secret;
 
 /// What a check of all chains found.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -155,7 +156,7 @@ struct Walk<'a> {
 /// How far the way has come.
 struct At {
     /// Absent before the first record when only the public key is there.
-    mac: Option<[u8; 32]>,
+    mac: Option<Mac>,
     seq: u64,
     torn: u64,
     /// The digest of the last segment that isn't empty.
@@ -163,7 +164,7 @@ struct At {
     /// Over the lines of this segment that were checked.
     digest: Digest,
     unsigned: u64,
-    key: Option<LinkKey>,
+    key: Option<Secret<[u8; 32]>>,
     /// What a MAC is made over.
     room: Vec<u8>,
 }
@@ -182,10 +183,10 @@ impl Walk<'_> {
             mac: key.map(|key| genesis(key, self.slot)),
             seq: 0,
             torn: 0,
-            before: Digest::default().value(),
+            before: Digest::of(b""),
             digest: Digest::default(),
             unsigned: 0,
-            key: key.map(LinkKey::of),
+            key: key.map(link_key),
             room: Vec::new(),
         };
         let mut seen_head = false;
@@ -196,16 +197,16 @@ impl Walk<'_> {
             let text = fs::read(path).map_err(|e| Error::io(path, e))?;
             let mut from = 0;
             for (number, end) in (1..).zip(memchr::memchr_iter(b'\n', &text)) {
-                let line = &text[from..end];
-                if let Err((seq, why)) = self.record(line, path, number, &mut at) {
+                if let Err((seq, why)) = self.record(&text[from..end], path, number, &mut at) {
                     return Ok(Err(Trouble { file: path.clone(), line: number, seq, why }));
                 }
+                at.digest.take(&text[from..=end]);
                 from = end + 1;
                 seen_head |= matches!(&head, Found::Whole(h) if at.seq == h.seq && at.mac == Some(h.mac));
             }
             // What a crash tore is accepted only if the next start record owns up to it.
             at.torn += (text.len() - from) as u64;
-            at.digest.torn(&text[from..]);
+            at.digest.take(&text[from..]);
             let digest = std::mem::take(&mut at.digest).value();
             if !text.is_empty() {
                 at.before = digest;
@@ -231,15 +232,17 @@ impl Walk<'_> {
         if parts.seq != at.seq + 1 {
             return Err((at.seq + 1, "the record's number is not the next: one is missing, moved or repeated"));
         }
-        if let (Some(key), Some(previous)) = (&at.key, &at.mac)
-            && link(key.over(parts.rest).expose(), previous, parts.own, &mut at.room) != parts.mac
-        {
-            return Err((parts.seq, "the record was changed, or belongs elsewhere"));
+        if let (Some(key), Some(previous)) = (&at.key, &at.mac) {
+            at.room.clear();
+            at.room.extend_from_slice(parts.body);
+            if link(key.expose(), previous, 0, &mut at.room) != parts.mac {
+                return Err((parts.seq, "the record was changed, or belongs elsewhere"));
+            }
         }
-        let kind = parts.kind();
+        let kind = parts.kind;
         if matches!(kind, b"start" | b"stop" | b"checkpoint") {
             let digest = if number == 1 { at.before } else { at.digest.value() };
-            let signed = self.signature(line, &parts, at).map_err(|why| (parts.seq, why))?;
+            let signed = self.signature(&parts, at).map_err(|why| (parts.seq, why))?;
             if kind == b"start" {
                 if signed["lost"].as_u64().is_some() {
                     let why = "the end of the chain was cut off before this start took it up";
@@ -251,7 +254,7 @@ impl Walk<'_> {
                 }
                 at.torn = 0;
             }
-            if signed["digest"].as_str().and_then(mac_of) != Some(digest) {
+            if signed["digest"].as_str().and_then(of_hex) != Some(digest) {
                 return Err((parts.seq, "a record between this signed one and the one before it was changed"));
             }
             self.report.signatures += 1;
@@ -265,24 +268,22 @@ impl Walk<'_> {
         if at.torn > 0 {
             return Err((parts.seq, "bytes before this record are torn and no start says so"));
         }
-        at.digest.line(line, Some(&parts));
         (at.seq, at.mac) = (parts.seq, Some(parts.mac));
         self.report.records += 1;
         Ok(())
     }
 
     /// Checks a signed record and takes over what it says about other chains.
-    fn signature(&mut self, line: &[u8], parts: &Parts<'_>, at: &At) -> Result<Value, &'static str> {
+    fn signature(&mut self, parts: &Parts<'_>, at: &At) -> Result<Value, &'static str> {
         const BAD: &str = "the record's signature doesn't hold";
-        let cut = memchr::memmem::rfind(parts.rest, b",\"signature\":\"").ok_or(BAD)?;
-        let signature = parts.rest[cut..].strip_suffix(b"\"").and_then(|s| hex::decode(&s[14..]).ok()).ok_or(BAD)?;
-        let text = line.get(..parts.own.len() + cut).ok_or(BAD)?;
+        let (text, signature) =
+            parts.body.split_at(memchr::memmem::rfind(parts.body, b",\"signature\":\"").ok_or(BAD)?);
+        let signature = signature.strip_suffix(b"\"").and_then(|s| hex::decode(&s[14..]).ok()).ok_or(BAD)?;
         UnparsedPublicKey::new(&ED25519, self.check.signer)
             .verify(&signed_bytes(self.slot, text), &signature)
             .map_err(|_| BAD)?;
         let value: Value = serde_json::from_slice(&[text, b"}"].concat()).map_err(|_| BAD)?;
-        let hash = |name: &str| value[name].as_str().and_then(mac_of);
-        if at.mac.is_some_and(|mac| hash("previous") != Some(mac)) {
+        if at.mac.is_some_and(|mac| value["previous"].as_str().and_then(of_hex) != Some(mac)) {
             return Err("the record before this signed one was changed or replaced");
         }
         for join in value["joins"].as_array().into_iter().flatten().filter_map(Value::as_str) {
@@ -290,7 +291,7 @@ impl Walk<'_> {
             let mut next = || words.next();
             let slot = next().and_then(|s| s.parse().ok());
             let seq = next().and_then(|s| s.parse().ok());
-            let mac = next().and_then(mac_of);
+            let mac = next().and_then(of_hex);
             let (Some(slot), Some(seq), Some(mac)) = (slot, seq, mac) else { return Err(BAD) };
             if self.joins.get(&slot).is_none_or(|known| known.seq < seq) {
                 self.joins.insert(slot, Head { seq, mac });

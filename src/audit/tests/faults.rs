@@ -84,10 +84,11 @@ fn full_disk_refuses_receipts_and_loses_nothing() {
     let (_, owed) = writer.intent(&bench.intent()).unwrap();
     bench.exchanges(&writer, 3);
     let full = fs::metadata(segment_path(&dir.join("0000"), 1)).unwrap().len();
-    // Space for a part of the next record.
+    // Of a use that no record says yet, and for a part of which there is space.
+    let refund = Intent { rule: "refund", ..bench.intent() };
     limit(Some(full + 100)).unwrap();
     for _ in 0..3 {
-        assert!(matches!(writer.intent(&bench.intent()), Err(Error::Io { .. })));
+        assert!(matches!(writer.intent(&refund), Err(Error::Io { .. })));
         assert_eq!(fs::metadata(segment_path(&dir.join("0000"), 1)).unwrap().len(), full, "nothing torn is left");
     }
     owed.finish(outcome());
@@ -97,7 +98,7 @@ fn full_disk_refuses_receipts_and_loses_nothing() {
     assert!(writer.flush().is_err());
     assert!(writer.waiting() < 3 * 4096, "{} bytes wait", writer.waiting());
     limit(None).unwrap();
-    let (receipt, draft) = writer.intent(&bench.intent()).unwrap();
+    let (receipt, draft) = writer.intent(&refund).unwrap();
     draft.finish(outcome());
     drop(writer);
 
@@ -107,6 +108,7 @@ fn full_disk_refuses_receipts_and_loses_nothing() {
     let of = |kind: &str| all.iter().filter(|r| r["kind"] == kind).collect::<Vec<_>>();
     assert_eq!(of("intent").len(), 5, "what was refused left no record, what was acknowledged did");
     assert_eq!(of("intent")[4]["seq"], receipt.seq());
+    assert_eq!(of("intent")[4]["rule"], "refund", "what was taken back says nothing for another");
     assert_eq!(of("outcome").len(), 5);
     let dropped = of("security")[0]["dropped"].as_u64().unwrap();
     assert!(dropped > 0);
@@ -116,7 +118,7 @@ fn full_disk_refuses_receipts_and_loses_nothing() {
 #[test]
 fn segment_that_can_not_be_begun_leaves_the_chain_where_it_is() {
     let bench = Bench::new();
-    let journal = bench.journal_with(Settings { segment_bytes: 2048, ..Settings::default() });
+    let journal = bench.journal_with(Settings { segment_bytes: 1024, ..Settings::default() });
     let writer = journal.writer().unwrap();
     // A directory stands where the next segment has to be.
     fs::create_dir(bench.segment(0, 2)).unwrap();

@@ -121,7 +121,7 @@ const ROWS: &[Row] = &[
             b.put_lines(0, 3, &lines[..4]);
             let last: serde_json::Value = serde_json::from_str(&lines[3]).unwrap();
             let mac = last["mac"].as_str().unwrap();
-            fs::write(b.chain(0).join("head"), format!("{} {mac} {mac}\n", last["seq"])).unwrap();
+            fs::write(b.chain(0).join("head"), format!("{} {mac} {mac}{mac}\n", last["seq"])).unwrap();
         },
         why: "the chain's head was changed",
         place: "0000/head:0",
@@ -205,8 +205,8 @@ const ROWS: &[Row] = &[
         what: "a signed record replaced by an earlier one",
         hurt: |b| {
             edit(b, |l| {
-                let mac = l[11][l[11].len() - 66..].to_owned();
-                let body = l[0][..l[0].len() - 66].replacen("\"seq\":1,", "\"seq\":12,", 1);
+                let mac = l[11][l[11].len() - 34..].to_owned();
+                let body = l[0][..l[0].len() - 34].replacen("\"seq\":1,", "\"seq\":12,", 1);
                 l[11] = body + &mac;
             });
         },
