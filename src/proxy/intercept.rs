@@ -28,7 +28,7 @@ use super::upgrade::Became;
 use super::wire::Prefixed;
 use super::worded::Worded;
 use crate::model::{Fingerprint, Host, Scheme};
-use crate::upstream::{Fill, Gathered};
+use crate::upstream::{Fill, Gathered, Readable};
 
 /// The first byte of a TLS record that carries a handshake (RFC 8446 section 5.1).
 const HANDSHAKE: u8 = 0x16;
@@ -65,7 +65,10 @@ where
 }
 
 /// Ends TLS inside a tunnel, or on the gateway's TLS listener, and serves what is in it.
-pub async fn tls<S: AsyncRead + AsyncWrite + Unpin + 'static>(core: Rc<Core>, stream: S, mut tunnel: Tunnel) -> Next {
+pub async fn tls<S>(core: Rc<Core>, stream: S, mut tunnel: Tunnel) -> Next
+where
+    S: AsyncRead + AsyncWrite + Readable + Unpin + 'static,
+{
     let deadline = core.shared.settings.deadlines.tls;
     let handshake = Box::pin(async {
         let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await.ok()?;

@@ -26,7 +26,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use super::relay::{BodyError, Reply};
 use super::running::Stop;
 use super::settings::Deadlines;
-use crate::upstream::Fill;
+use crate::upstream::{Fill, Readable};
 
 /// An agent's stream. Its writes fail when nothing could be written for a while, and its end waits
 /// for the agent's.
@@ -77,6 +77,12 @@ impl<S> Paced<S> {
 impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl<S: Readable> Readable for Paced<S> {
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.stream.poll_readable(cx)
     }
 }
 

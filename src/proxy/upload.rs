@@ -178,7 +178,7 @@ pub(super) fn fit_trailers(trailers: &mut HeaderMap) {
 }
 
 /// A deadline that costs little while pieces keep coming.
-struct Idle {
+pub(super) struct Idle {
     limit: Duration,
     alarm: Alarm,
     /// Whether the alarm counts from the last piece.
@@ -186,15 +186,18 @@ struct Idle {
 }
 
 impl Idle {
-    fn new(limit: Duration) -> Self {
+    /// It rings when nothing came for so long.
+    pub fn new(limit: Duration) -> Self {
         Self { limit, alarm: Alarm::default(), waiting: false }
     }
 
-    fn reset(&mut self) {
+    /// A piece came.
+    pub fn reset(&mut self) {
         self.waiting = false;
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Nothing came yet. Ready once that is so for too long.
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if !std::mem::replace(&mut self.waiting, true) {
             self.alarm.set(self.limit);
         }

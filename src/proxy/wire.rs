@@ -8,7 +8,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 
-use crate::upstream::{Fill, Stream, writes_pass};
+use crate::upstream::{Fill, Readable, Stream, writes_pass};
 
 /// A stream of which the kernel may move the bytes, if it is bare TCP.
 pub trait Bare {
@@ -63,6 +63,12 @@ impl<T: AsyncRead + Unpin> AsyncRead for Prefixed<T> {
             self.front = Bytes::new();
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+impl<T: Readable> Readable for Prefixed<T> {
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.front.is_empty() { self.stream.poll_readable(cx) } else { Poll::Ready(()) }
     }
 }
 

@@ -1,6 +1,6 @@
-//! Reading to the end of a buffer, without room of its own for what doesn't come.
+//! Reading to the end of a buffer, without room of its own for what doesn't come, and writing parts as one.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -13,8 +13,33 @@ use tokio_rustls::{client, server};
 /// The most that is read at once, in bytes; no more than a TLS record holds (RFC 8446 section 5.1).
 pub const PIECE: usize = 16 * 1024;
 
+/// A stream that can tell whether it is worth reading.
+pub trait Readable {
+    /// Pending while the connection has nothing new; the task is woken then as by a read. Bytes that were read
+    /// from it already, and wait within, don't count: this is for who has just read all of them.
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()>;
+}
+
+impl Readable for TcpStream {
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.poll_read_ready(cx).map(drop)
+    }
+}
+
+impl<S: Readable> Readable for server::TlsStream<S> {
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.get_ref().0.poll_readable(cx)
+    }
+}
+
+impl<S: Readable> Readable for client::TlsStream<S> {
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.get_ref().0.poll_readable(cx)
+    }
+}
+
 /// A stream that appends what it reads to a buffer.
-pub trait Fill {
+pub trait Fill: Readable {
     /// Reads up to [`PIECE`] bytes behind what the buffer holds. Ready with their number, 0 at the end.
     fn poll_fill(&mut self, cx: &mut Context<'_>, input: &mut BytesMut) -> Poll<io::Result<usize>>;
 }
@@ -25,15 +50,42 @@ impl Fill for TcpStream {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Fill for server::TlsStream<S> {
+impl<S: AsyncRead + AsyncWrite + Readable + Unpin> Fill for server::TlsStream<S> {
     fn poll_fill(&mut self, cx: &mut Context<'_>, input: &mut BytesMut) -> Poll<io::Result<usize>> {
         poll_held(self, cx, input)
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Fill for client::TlsStream<S> {
+impl<S: AsyncRead + AsyncWrite + Readable + Unpin> Fill for client::TlsStream<S> {
     fn poll_fill(&mut self, cx: &mut Context<'_>, input: &mut BytesMut) -> Poll<io::Result<usize>> {
         poll_held(self, cx, input)
+    }
+}
+
+/// Reads that are spared where there is nothing to read: TLS takes ten times as long to find that out as the
+/// connection under it.
+#[derive(Default)]
+pub struct Dry(bool);
+
+impl Dry {
+    /// Reads on. Everybody who reads from the stream has to do it by this, or to [`wet`](Self::wet) it.
+    pub fn poll_fill<S: Fill>(
+        &mut self,
+        stream: &mut S,
+        cx: &mut Context<'_>,
+        input: &mut BytesMut,
+    ) -> Poll<io::Result<usize>> {
+        if self.0 {
+            ready!(stream.poll_readable(cx));
+        }
+        let polled = stream.poll_fill(cx, input);
+        self.0 = polled.is_pending();
+        polled
+    }
+
+    /// The stream was read from in another way.
+    pub fn wet(&mut self) {
+        self.0 = false;
     }
 }
 
@@ -62,4 +114,21 @@ pub fn poll_over<S: AsyncRead + Unpin>(
     ready!(Pin::new(stream).poll_read(cx, &mut piece))?;
     input.extend_from_slice(piece.filled());
     Poll::Ready(Ok(piece.filled().len()))
+}
+
+/// Writes parts that follow each other, as far as the stream takes them: ready once it took all. They have to be
+/// the same list from poll to poll, and are advanced.
+pub fn poll_write_parts<W: AsyncWrite + Unpin>(
+    to: &mut W,
+    cx: &mut Context<'_>,
+    parts: &mut &mut [IoSlice<'_>],
+) -> Poll<io::Result<()>> {
+    IoSlice::advance_slices(parts, 0);
+    while !parts.is_empty() {
+        match ready!(Pin::new(&mut *to).poll_write_vectored(cx, parts))? {
+            0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+            written => IoSlice::advance_slices(parts, written),
+        }
+    }
+    Poll::Ready(Ok(()))
 }

@@ -10,7 +10,10 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::fill::{Fill, Readable, poll_over};
 
 /// The stream, and whether its writes still go anywhere.
 pub struct Lenient<S> {
@@ -33,6 +36,18 @@ impl<S> Lenient<S> {
             }
             other => other,
         }
+    }
+}
+
+impl<S: Readable> Readable for Lenient<S> {
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.stream.poll_readable(cx)
+    }
+}
+
+impl<S: AsyncRead + Readable + Unpin> Fill for Lenient<S> {
+    fn poll_fill(&mut self, cx: &mut Context<'_>, input: &mut BytesMut) -> Poll<io::Result<usize>> {
+        poll_over(self, cx, input)
     }
 }
 

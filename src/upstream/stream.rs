@@ -8,6 +8,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
+use super::fill::Readable;
+
 /// Bytes to and from an upstream.
 pub enum Stream {
     /// As they are.
@@ -23,6 +25,15 @@ macro_rules! inner {
             Stream::Tls($stream) => $call,
         }
     };
+}
+
+impl Readable for Stream {
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Tcp(stream) => stream.poll_readable(cx),
+            Self::Tls(stream) => stream.poll_readable(cx),
+        }
+    }
 }
 
 impl AsyncRead for Stream {

@@ -14,7 +14,7 @@ use crate::proxy::settings::Deadlines;
 use crate::proxy::step::Next;
 use crate::proxy::unread::Paced;
 use crate::upstream::plain::Field;
-use crate::upstream::{Alarm, Fill};
+use crate::upstream::{Alarm, Dry, Fill, poll_write_parts};
 
 /// How much is read ahead of an exchange, in bytes.
 const AHEAD: usize = 64 * 1024;
@@ -34,6 +34,7 @@ pub(super) enum Came {
 /// An agent's connection.
 pub(super) struct Agent<S> {
     pub stream: Paced<S>,
+    dry: Dry,
     pub input: BytesMut,
     /// Of the head that is looked at.
     pub fields: Vec<Field>,
@@ -43,7 +44,7 @@ pub(super) struct Agent<S> {
 impl<S: AsyncRead + AsyncWrite + Fill + Unpin> Agent<S> {
     pub fn new(stream: S, deadlines: &Deadlines) -> Self {
         let stream = Paced::new(stream, deadlines);
-        Self { stream, input: BytesMut::new(), fields: Vec::new(), alarm: Alarm::default() }
+        Self { stream, dry: Dry::default(), input: BytesMut::new(), fields: Vec::new(), alarm: Alarm::default() }
     }
 
     /// What was read and isn't used up, and the stream.
@@ -53,7 +54,7 @@ impl<S: AsyncRead + AsyncWrite + Fill + Unpin> Agent<S> {
 
     /// Reads on. Ready with 0 at the end.
     pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        self.stream.poll_fill(cx, &mut self.input)
+        self.dry.poll_fill(&mut self.stream, cx, &mut self.input)
     }
 
     /// Waits for the beginning of a request, from `now` on.
@@ -104,19 +105,10 @@ impl<S: AsyncRead + AsyncWrite + Fill + Unpin> Agent<S> {
         if body.is_empty() {
             return self.say(head).await;
         }
-        let mut slices = [io::IoSlice::new(head), io::IoSlice::new(body)];
-        let mut left = &mut slices[..];
-        poll_fn(|cx| {
-            io::IoSlice::advance_slices(&mut left, 0);
-            while !left.is_empty() {
-                match ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, left))? {
-                    0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                    written => io::IoSlice::advance_slices(&mut left, written),
-                }
-            }
-            Pin::new(&mut self.stream).poll_flush(cx)
-        })
-        .await
+        let mut parts = [io::IoSlice::new(head), io::IoSlice::new(body)];
+        let mut left = &mut parts[..];
+        poll_fn(|cx| poll_write_parts(&mut self.stream, cx, &mut left)).await?;
+        self.stream.flush().await
     }
 
     /// Gives back what isn't needed while nothing comes.

@@ -67,7 +67,8 @@ pub(super) fn whole(
     let apart = body.len() > APART;
     let mut out = begin(head.status, head.body_at() + 128 + if apart { 0 } else { body.len() });
     let mut dated = false;
-    for (name, value) in connection.fields() {
+    for field in connection.fields() {
+        let (name, value) = field.of(text);
         let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
         match name.len() {
             10 if is("connection") => {
@@ -83,12 +84,7 @@ pub(super) fn whole(
             _ if relay::not_for_the_agent(name) => continue,
             _ => {}
         }
-        let from = out.len();
-        out.extend_from_slice(name);
-        out.get_mut(from..)?.make_ascii_lowercase();
-        out.extend_from_slice(b": ");
-        out.extend_from_slice(value);
-        out.extend_from_slice(b"\r\n");
+        field.put(text, &mut out);
     }
     if !dated {
         put_date(&mut out, date);
@@ -152,7 +148,7 @@ pub(super) async fn stream<S>(
     date: &str,
     of_head: bool,
     lasts: bool,
-    mut upload: Option<(&mut Upload, Shared)>,
+    mut beside: Option<&mut (Box<Upload>, Shared)>,
 ) -> Went
 where
     S: AsyncRead + AsyncWrite + Fill + Unpin,
@@ -190,7 +186,7 @@ where
     let mut waiting = Waiting { front, ..Waiting::default() };
     let mut over = bodiless;
     let ended = poll_fn(|cx| {
-        if let Some((upload, to)) = upload.as_mut().filter(|(upload, _)| !upload.is_over())
+        if let Some((upload, to)) = beside.as_deref_mut().filter(|(upload, _)| !upload.is_over())
             && let Poll::Ready(Err(_)) = upload.poll(agent, Pin::new(to), cx)
         {
             return Poll::Ready(false);
@@ -234,7 +230,7 @@ where
                     Poll::Ready(Err(_)) => return Poll::Ready(false),
                     Poll::Pending => return Poll::Pending,
                 }
-                if upload.as_ref().is_some_and(|(upload, _)| !upload.is_over()) {
+                if beside.as_ref().is_some_and(|(upload, _)| !upload.is_over()) {
                     return Poll::Pending;
                 }
                 return agent.poll_gone(cx).map(|()| false);

@@ -218,28 +218,27 @@ fn composed(
     let mut hole = 0;
     for (at, field) in fields.iter().enumerate() {
         let (name, value) = field.of(text);
-        let from = head.len();
         match ask::kind(name) {
             Kind::Connection => continue,
             Kind::Host => {
                 head.extend_from_slice(b"host: ");
                 target.authority.push_in_uri(target.scheme, &mut head);
+                head.extend_from_slice(b"\r\n");
             }
-            _ => {
-                head.extend_from_slice(name);
-                head.get_mut(from..).unwrap_or_default().make_ascii_lowercase();
-                head.extend_from_slice(b": ");
-                if let Some((_, found)) = token.filter(|token| token.0 == at) {
-                    let range = &found.range;
-                    head.extend_from_slice(value.get(..range.start).unwrap_or_default());
+            _ => match token.filter(|token| token.0 == at) {
+                None => field.put(text, &mut head),
+                Some((_, found)) => {
+                    let from = head.len();
+                    head.extend_from_slice(name);
+                    head.get_mut(from..).unwrap_or_default().make_ascii_lowercase();
+                    head.extend_from_slice(b": ");
+                    head.extend_from_slice(value.get(..found.range.start).unwrap_or_default());
                     hole = head.len();
-                    head.extend_from_slice(value.get(range.end..).unwrap_or_default());
-                } else {
-                    head.extend_from_slice(value);
+                    head.extend_from_slice(value.get(found.range.end..).unwrap_or_default());
+                    head.extend_from_slice(b"\r\n");
                 }
-            }
+            },
         }
-        head.extend_from_slice(b"\r\n");
     }
     // RFC 9110 section 12.5.3.
     if searched && !ask.codings {

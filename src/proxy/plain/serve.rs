@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf as _, BytesMut};
@@ -120,10 +120,10 @@ async fn send(
         // It may have taken seconds.
         now = Moment::now(&*core.shared.clock);
         fresh(core, &ready.authorized, now)?;
-        unended(ready, now)?;
+        check_ended(ready, now)?;
     }
     if ready.identified.found.is_empty() {
-        told(core, tunnel, ready, dialled);
+        note_overhead(core, tunnel, ready, dialled);
         return connection.begin([&ready.head, body, b"", b""]).await.map_err(failed);
     }
     let (exchange, digest) = (ready.exchange, ready.digest);
@@ -139,18 +139,19 @@ async fn send(
     if core.shared.registry.is_stale(now) {
         return Err(stale());
     }
-    unended(ready, now)?;
+    check_ended(ready, now)?;
     let Credential::Pasted(secret) = put::opened(core, exchange, &found.key, permit, receipt)? else {
         return Err(Rejection::new(Code::Internal, "what the key holds isn't put into a header"));
     };
     let secret = inject::fit(&found.slot, &secret)?;
     let (before, behind) = ready.head.split_at_checked(ready.hole).ok_or_else(gone)?;
     core.shared.metrics.injected(found.key.provider.as_str(), found.slot.label());
-    told(core, tunnel, ready, dialled);
+    note_overhead(core, tunnel, ready, dialled);
     connection.begin([before, secret, behind, body]).await.map_err(failed)
 }
 
-fn unended(ready: &Ready, now: Moment) -> Result<(), Rejection> {
+/// Refuses if its session, token or key ended meanwhile.
+fn check_ended(ready: &Ready, now: Moment) -> Result<(), Rejection> {
     match ready.run.as_ref().and_then(|run| run.ended_at(now.time())) {
         Some(ended) => Err(Rejection::from(ended)),
         None => Ok(()),
@@ -158,7 +159,7 @@ fn unended(ready: &Ready, now: Moment) -> Result<(), Rejection> {
 }
 
 /// How long it took until the request was ready to be sent.
-fn told(core: &Core, tunnel: &Tunnel, ready: &Ready, dialled: Option<Duration>) {
+fn note_overhead(core: &Core, tunnel: &Tunnel, ready: &Ready, dialled: Option<Duration>) {
     let took = core.timed.mark().saturating_duration_since(ready.began.instant());
     core.timed.overhead(tunnel.mode.as_str(), took.saturating_sub(dialled.unwrap_or_default()));
 }
@@ -189,9 +190,8 @@ impl Of<'_> {
         S: AsyncRead + AsyncWrite + Fill + Unpin,
     {
         let replied = connection
-            .ask(rest, &ready.method, self.core.timed.mark(), |cx, to| match (&mut self.upload, to) {
-                (Some(upload), Some(to)) if !upload.is_over() => poll_upload(agent, upload, to, ready.run.as_ref(), cx),
-                _ => poll_stop(agent, ready.run.as_ref(), cx),
+            .ask(rest, &ready.method, self.core.timed.mark(), |cx, to| {
+                poll_stop(agent, self.upload.as_deref_mut().zip(to), ready.run.as_ref(), cx)
             })
             .await;
         let mut head = match replied {
@@ -214,12 +214,11 @@ impl Of<'_> {
         };
         self.lasts &= !self.core.draining.begun();
         let date = self.core.date(account.began().time());
-        let mut upload = self.upload.take_if(|upload| !upload.is_over());
-        let mut to = None;
-        if upload.is_some() {
-            let shared;
-            (connection, shared) = connection.share(&mut head);
-            to = Some(shared);
+        let mut beside = None;
+        if let Some(upload) = self.upload.take_if(|upload| !upload.is_over()) {
+            let to;
+            (connection, to) = connection.share(&mut head);
+            beside = Some((upload, to));
         } else if let Some(reply) = answer::whole(&connection, &head, patterns.as_deref(), &date, self.lasts) {
             let body = if reply.apart {
                 connection.into_body(&head)
@@ -240,20 +239,19 @@ impl Of<'_> {
         let response = match connection.response(&head) {
             Ok(response) => response,
             Err(why) => {
-                self.upload = upload;
+                self.upload = beside.map(|(upload, _)| upload);
                 return self.refuse(agent, account, &failed(why)).await;
             }
         };
         let Ready { search, run, .. } = *ready;
         match relay::relay(response, search, run, account) {
             Ok(response) => {
-                let beside = upload.as_deref_mut().zip(to.clone());
-                let went = answer::stream(agent, response, &date, self.head, self.lasts, beside).await;
-                let Some((upload, to)) = upload.zip(to).filter(|_| went != Went::Lost) else { return went };
+                let went = answer::stream(agent, response, &date, self.head, self.lasts, beside.as_mut()).await;
+                let Some((upload, to)) = beside.filter(|_| went != Went::Lost) else { return went };
                 if upload.finish(agent, to).await { went } else { Went::Out }
             }
             Err((rejection, account)) => {
-                self.upload = upload;
+                self.upload = beside.map(|(upload, _)| upload);
                 self.refuse(agent, account, &rejection).await
             }
         }
@@ -297,40 +295,27 @@ async fn behind_the_ready() {
     .await;
 }
 
-fn poll_ended(run: Option<&Run>, cx: &Context<'_>) -> Poll<Stop> {
-    match run {
-        Some(run) => run.poll_ended(cx).map(Stop::Ended),
-        None => Poll::Pending,
-    }
-}
-
-fn poll_stop<S>(agent: &mut Agent<S>, run: Option<&Run>, cx: &mut Context<'_>) -> Poll<Stop>
-where
-    S: AsyncRead + AsyncWrite + Fill + Unpin,
-{
-    match poll_ended(run, cx) {
-        Poll::Pending => agent.poll_gone(cx).map(|()| Stop::Gone),
-        stopped => stopped,
-    }
-}
-
-/// Passes on what is left of the request, and looks whether the exchange has to stop.
-fn poll_upload<S>(
+/// Looks whether the exchange has to stop, and passes on what is left of the request.
+fn poll_stop<S>(
     agent: &mut Agent<S>,
-    upload: &mut Upload,
-    to: Pin<&mut dyn AsyncWrite>,
+    upload: Option<(&mut Upload, Pin<&mut dyn AsyncWrite>)>,
     run: Option<&Run>,
     cx: &mut Context<'_>,
 ) -> Poll<Stop>
 where
     S: AsyncRead + AsyncWrite + Fill + Unpin,
 {
-    match (poll_ended(run, cx), upload.poll(agent, to, cx)) {
-        (Poll::Ready(stop), _) => Poll::Ready(stop),
-        (Poll::Pending, Poll::Ready(Err(broken))) => Poll::Ready(Stop::Broken(broken)),
-        (Poll::Pending, Poll::Ready(Ok(()))) => agent.poll_gone(cx).map(|()| Stop::Gone),
-        (Poll::Pending, Poll::Pending) => Poll::Pending,
+    if let Some(run) = run
+        && let Poll::Ready(ended) = run.poll_ended(cx)
+    {
+        return Poll::Ready(Stop::Ended(ended));
     }
+    if let Some((upload, to)) = upload.filter(|(upload, _)| !upload.is_over())
+        && let Err(broken) = ready!(upload.poll(agent, to, cx))
+    {
+        return Poll::Ready(Stop::Broken(broken));
+    }
+    agent.poll_gone(cx).map(|()| Stop::Gone)
 }
 
 /// The future's result, unless the exchange stops first.
@@ -344,7 +329,7 @@ where
 {
     poll_fn(|cx| match future.as_mut().poll(cx) {
         Poll::Ready(out) => Poll::Ready(Ok(out)),
-        Poll::Pending => poll_stop(agent, run, cx).map(Err),
+        Poll::Pending => poll_stop(agent, None, run, cx).map(Err),
     })
     .await
 }

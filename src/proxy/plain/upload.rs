@@ -11,9 +11,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::agent::Agent;
 use crate::proxy::settings::Settings;
-use crate::proxy::upload::Counted;
+use crate::proxy::upload::{Counted, Idle};
+use crate::upstream::Fill;
 use crate::upstream::plain::Shared;
-use crate::upstream::{Alarm, Fill};
 
 /// How much is gathered for one write, in bytes: four TLS records.
 const MOST: usize = 64 * 1024;
@@ -32,10 +32,7 @@ pub(super) struct Upload {
     left: u64,
     flushed: bool,
     counted: Rc<Counted>,
-    idle: Duration,
-    alarm: Alarm,
-    /// Whether the alarm counts from the last piece.
-    waiting: bool,
+    idle: Idle,
     /// Whether the reply is over, so that nothing else bounds how long the upstream takes.
     alone: bool,
 }
@@ -51,7 +48,7 @@ impl Upload {
     pub fn new(left: usize, counted: Rc<Counted>, idle: Duration) -> Self {
         let left = left as u64;
         counted.uploading.set(true);
-        Self { left, flushed: false, counted, idle, alarm: Alarm::default(), waiting: false, alone: false }
+        Self { left, flushed: false, counted, idle: Idle::new(idle), alone: false }
     }
 
     /// Whether all of it is passed on.
@@ -83,7 +80,7 @@ impl Upload {
                 match agent.poll_fill(cx) {
                     Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(Broken::ByAgent)),
                     Poll::Ready(Ok(_)) => {
-                        self.waiting = false;
+                        self.idle.reset();
                         there = self.there(&agent.input);
                     }
                     Poll::Pending => break,
@@ -106,7 +103,7 @@ impl Upload {
                 Poll::Ready(Ok(wrote)) if wrote > 0 => {
                     agent.input.advance(wrote);
                     self.left = self.left.saturating_sub(wrote as u64);
-                    self.waiting = false;
+                    self.idle.reset();
                     let came = &self.counted.bytes_in;
                     came.set(came.get() + wrote as u64);
                 }
@@ -118,10 +115,7 @@ impl Upload {
     }
 
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
-        if !std::mem::replace(&mut self.waiting, true) {
-            self.alarm.set(self.idle);
-        }
-        self.alarm.poll(cx).map(|()| Err(Broken::ByAgent))
+        self.idle.poll(cx).map(|()| Err(Broken::ByAgent))
     }
 
     /// Passes on the rest behind the whole reply: whether all of it went. It ends where the upstream closes, or

@@ -42,6 +42,26 @@ impl Field {
         (part(self.name), part(self.value))
     }
 
+    /// Its line as it stands in that text, if there is nothing to set right about it: one space before the value,
+    /// and CR LF right behind it.
+    #[must_use]
+    pub fn line<'a>(&self, text: &'a [u8]) -> Option<&'a [u8]> {
+        let line = text.get(self.name.0 as usize..self.value.1 as usize + 2)?;
+        let between = text.get(self.name.1 as usize..self.value.0 as usize)?;
+        (between == b": " && line.ends_with(b"\r\n")).then_some(line)
+    }
+
+    /// Puts its line into a head that is sent: the name in lower case, and as [`line`](Self::line) has it.
+    pub fn put(&self, text: &[u8], out: &mut Vec<u8>) {
+        let (name, value) = self.of(text);
+        let from = out.len();
+        match self.line(text) {
+            Some(line) => out.extend_from_slice(line),
+            None => [name, b": ", value, b"\r\n"].into_iter().for_each(|part| out.extend_from_slice(part)),
+        }
+        out.get_mut(from..from + name.len()).unwrap_or_default().make_ascii_lowercase();
+    }
+
     /// Where its value stands.
     #[must_use]
     pub fn value(&self) -> Range<usize> {

@@ -25,7 +25,7 @@ use tokio_rustls::client::TlsStream;
 use zeroize::Zeroizing;
 
 use super::alarm::Alarm;
-use super::fill::{Fill, poll_over};
+use super::fill::{Dry, Fill, Readable, poll_write_parts};
 use super::lenient::Lenient;
 use super::pool::{Inner, Open};
 use super::reply::ReplyBody;
@@ -60,13 +60,15 @@ impl AsyncRead for Wire {
     }
 }
 
+impl Readable for Wire {
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        inner!(self, stream => stream.poll_readable(cx))
+    }
+}
+
 impl Fill for Wire {
     fn poll_fill(&mut self, cx: &mut Context<'_>, input: &mut BytesMut) -> Poll<io::Result<usize>> {
-        match self {
-            Self::Clear(stream) => poll_over(stream, cx, input),
-            Self::Tls(stream) => stream.poll_fill(cx, input),
-            Self::Shared(shared) => shared.poll_fill(cx, input),
-        }
+        inner!(self, stream => stream.poll_fill(cx, input))
     }
 }
 
@@ -95,6 +97,7 @@ impl Idle {
 /// What one connection reads and writes.
 struct Line {
     wire: Wire,
+    dry: Dry,
     input: BytesMut,
     /// Of the head that was read last.
     fields: Vec<Field>,
@@ -105,7 +108,7 @@ struct Line {
 
 impl Line {
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        self.wire.poll_fill(cx, &mut self.input)
+        self.dry.poll_fill(&mut self.wire, cx, &mut self.input)
     }
 
     /// Whether the upstream has neither closed it nor said anything unasked.
@@ -165,7 +168,8 @@ impl AsyncWrite for Wire {
 
 impl Plain {
     pub(super) fn new(wire: Wire, born: Instant, kept: Kept, home: &Rc<Inner>, open: Open) -> Self {
-        let line = Box::new(Line { wire, input: BytesMut::new(), fields: Vec::new(), seen: 0, open });
+        let line =
+            Box::new(Line { wire, dry: Dry::default(), input: BytesMut::new(), fields: Vec::new(), seen: 0, open });
         Self { line, born, alarm: Alarm::default(), kept, home: Rc::clone(home) }
     }
 
@@ -194,13 +198,8 @@ impl Plain {
         let mut slices = parts.map(io::IoSlice::new);
         let mut left = &mut slices[..];
         poll_fn(|cx| {
-            io::IoSlice::advance_slices(&mut left, 0);
-            while !left.is_empty() {
-                match Pin::new(&mut self.line.wire).poll_write_vectored(cx, left) {
-                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(Error::Closed { written: true })),
-                    Poll::Ready(Ok(written)) => io::IoSlice::advance_slices(&mut left, written),
-                    Poll::Pending => break,
-                }
+            if let Poll::Ready(Err(_)) = poll_write_parts(&mut self.line.wire, cx, &mut left) {
+                return Poll::Ready(Err(Error::Closed { written: true }));
             }
             // All at once: a vector that grows leaves a copy behind.
             let mut rest = Vec::with_capacity(left.iter().map(|part| part.len()).sum());
@@ -269,9 +268,10 @@ impl Plain {
         .await
     }
 
-    /// The fields of the reply's head, as they came.
-    pub fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        self.line.fields.iter().map(|field| field.of(&self.line.input))
+    /// The fields of the reply's head, by their places in [`whole`](Self::whole).
+    #[must_use]
+    pub fn fields(&self) -> &[Field] {
+        &self.line.fields
     }
 
     /// The reply as it came, head and body, if it is all there and uncoded by its framing.
@@ -338,11 +338,13 @@ mod tests {
     async fn connection_that_was_closed_is_known_to_a_task_whose_turn_is_used_up() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let stream = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("connected");
-        drop(listener.accept().await.expect("accepted"));
-        stream.readable().await.expect("readable");
+        let accepted = listener.accept().await.expect("accepted");
         let wire = Wire::Clear(Lenient::new(Stream::Tcp(stream)));
         let open = Open::new(&Rc::default());
-        let mut line = Line { wire, input: BytesMut::new(), fields: Vec::new(), seen: 0, open };
+        let mut line = Line { wire, dry: Dry::default(), input: BytesMut::new(), fields: Vec::new(), seen: 0, open };
+        assert!(line.is_quiet());
+        drop(accepted);
+        poll_fn(|cx| line.wire.poll_readable(cx)).await;
         let quiet = poll_fn(|cx| {
             while pin!(consume_budget()).poll(cx).is_ready() {}
             Poll::Ready(line.is_quiet())

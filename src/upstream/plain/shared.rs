@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::head::Head;
 use super::{Line, Plain, Wire};
-use crate::upstream::Fill;
+use crate::upstream::{Fill, Readable};
 
 /// What two sides of one task read and write by turns.
 #[derive(Clone)]
@@ -23,11 +23,17 @@ impl Plain {
     #[must_use]
     pub fn share(self, head: &mut Head) -> (Self, Shared) {
         let Self { line, born, alarm, kept, home } = self;
-        let Line { wire, input, fields, seen, open } = *line;
+        let Line { wire, dry, input, fields, seen, open } = *line;
         let shared = Shared(Rc::new(RefCell::new(wire)));
-        let line = Box::new(Line { wire: Wire::Shared(shared.clone()), input, fields, seen, open });
+        let line = Box::new(Line { wire: Wire::Shared(shared.clone()), dry, input, fields, seen, open });
         head.lasts = false;
         (Self { line, born, alarm, kept, home }, shared)
+    }
+}
+
+impl Readable for Shared {
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.0.borrow().poll_readable(cx)
     }
 }
 

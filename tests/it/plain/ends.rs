@@ -1,7 +1,6 @@
 //! Plain exchanges that end otherwise than they began: what is left of one is never another's.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,8 +8,8 @@ use http_body_util::Full;
 use sallyport::model::{Authority, Secret};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpListener;
-use tokio::sync::Notify;
 
+use super::Moments;
 use crate::support::world::HOST;
 use crate::support::{Raw, World, soon};
 
@@ -48,10 +47,10 @@ async fn connection_whose_reply_came_before_all_of_the_request_was_sent_is_used_
 
 #[tokio::test]
 async fn late_reply_to_an_exchange_that_was_ended_reaches_nobody() {
-    let (has, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-    let (of_has, of_go) = (Arc::clone(&has), Arc::clone(&go));
+    let (has, go) = Moments::default();
+    let of = (has.clone(), go.clone());
     let script = move |mut raw: Raw, number| {
-        let (has, go) = (Arc::clone(&of_has), Arc::clone(&of_go));
+        let (has, go) = of.clone();
         async move {
             while !raw.head().await.is_empty() {
                 if number == 1 {
@@ -86,10 +85,10 @@ async fn late_reply_to_an_exchange_that_was_ended_reaches_nobody() {
 #[tokio::test]
 async fn agent_that_leaves_takes_its_exchange_with_it_and_the_outcome_is_recorded() {
     for replied in [false, true] {
-        let (has, left) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-        let (of_has, of_left) = (Arc::clone(&has), Arc::clone(&left));
+        let (has, left) = Moments::default();
+        let of = (has.clone(), left.clone());
         let script = move |mut raw: Raw, _| {
-            let (has, left) = (Arc::clone(&of_has), Arc::clone(&of_left));
+            let (has, left) = of.clone();
             async move {
                 raw.head().await;
                 if replied {
@@ -168,10 +167,10 @@ async fn exchange_that_ends_while_its_upstream_is_dialled_never_uses_its_key() {
 #[tokio::test]
 async fn key_that_is_bound_while_the_reply_is_awaited_does_not_come_back_in_it() {
     const LATER: &str = "sk-stored-afterwards-7c";
-    let (has, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-    let (of_has, of_go) = (Arc::clone(&has), Arc::clone(&go));
+    let (has, go) = Moments::default();
+    let of = (has.clone(), go.clone());
     let script = move |mut raw: Raw, _| {
-        let (has, go) = (Arc::clone(&of_has), Arc::clone(&of_go));
+        let (has, go) = of.clone();
         async move {
             raw.head().await;
             has.notify_one();

@@ -7,3 +7,10 @@ mod keyless;
 mod replies;
 mod requests;
 mod uploads;
+
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+
+/// Two moments that a script and its test tell each other of.
+type Moments = (Arc<Notify>, Arc<Notify>);

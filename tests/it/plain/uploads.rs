@@ -1,11 +1,11 @@
 //! Bodies that are too long to be awaited: they go up while they come, and whatever becomes of one, what is
 //! left of it is never taken for anything else.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 
+use super::Moments;
 use crate::support::world::{Build, HOST, OTHER};
 use crate::support::{Raw, Reply, World, soon};
 
@@ -237,10 +237,10 @@ async fn upload_that_its_agent_breaks_off_is_never_whole_at_the_upstream() {
 #[tokio::test]
 async fn running_upload_ends_with_its_session_though_its_upstream_takes_nothing() {
     for reads in [true, false] {
-        let (has, left) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-        let (of_has, of_left) = (Arc::clone(&has), Arc::clone(&left));
+        let (has, left) = Moments::default();
+        let of = (has.clone(), left.clone());
         let script = move |mut raw: Raw, _| {
-            let (has, left) = (Arc::clone(&of_has), Arc::clone(&of_left));
+            let (has, left) = of.clone();
             async move {
                 raw.head().await;
                 has.notify_one();
