@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use http::Method;
+use smallvec::SmallVec;
 
 use super::core::Core;
 use super::reject::{Code, Fault, Rejection};
@@ -27,7 +28,7 @@ pub struct Account {
     authority: Option<Authority>,
     began: Moment,
     counted: Rc<Counted>,
-    drafts: Vec<Draft>,
+    drafts: SmallVec<[Draft; 1]>,
     asker: Asker,
     rule: Option<Arc<str>>,
     inert: u32,
@@ -51,7 +52,7 @@ impl Account {
             authority: None,
             began,
             counted,
-            drafts: Vec::new(),
+            drafts: SmallVec::new(),
             asker: Asker::default(),
             rule: None,
             inert: 0,

@@ -196,7 +196,7 @@ async fn run(
     step!(search.patterns());
     let run = match enter(core, &identified, &authorized, session.as_ref()) {
         // A WebSocket is looked after in any case: policies may change while it is open.
-        None if asked.is_some() => Some(core.running.enter(Vec::new(), None)),
+        None if asked.is_some() => Some(core.running.enter([], None)),
         run => run,
     };
     if mint::concerns(&identified, &authorized) {
@@ -420,15 +420,15 @@ pub(super) fn enter(
     authorized: &Authorized,
     session: Option<&Arc<LiveSession>>,
 ) -> Option<Run> {
-    let tokens: Vec<_> = identified.found.iter().map(|found| Arc::clone(&found.token)).collect();
-    if !tokens.is_empty() {
+    if !identified.found.is_empty() {
+        let tokens = identified.found.iter().map(|found| Arc::clone(&found.token));
         return Some(core.running.enter(tokens, None));
     }
     let key = match authorized {
         Authorized::Fill(fill) => Some(fill.0.id),
         _ => None,
     };
-    session.map(|session| core.running.enter(tokens, Some(core.shared.registry.live_use(session, key))))
+    session.map(|session| core.running.enter([], Some(core.shared.registry.live_use(session, key))))
 }
 
 async fn guard<F: Future>(run: Option<&Run>, future: F) -> Result<F::Output, Rejection> {

@@ -88,7 +88,7 @@ pub async fn serve(
     };
     let cause = caused();
     decided(core, &cause, &key)?;
-    let run = core.running.enter(vec![Arc::clone(&token)], None);
+    let run = core.running.enter([Arc::clone(&token)], None);
     let minting = Box::pin(mint::of_key(core, &key, caused));
     run.guard(minting).await.map_err(Rejection::from)??;
     let (permit, digest) = decided(core, &cause, &key)?;

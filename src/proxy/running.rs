@@ -10,6 +10,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use smallvec::SmallVec;
+
 use crate::model::Timestamp;
 use crate::session::live::{Ended, LiveToken, LiveUse};
 
@@ -20,8 +22,11 @@ pub struct Running {
     free: RefCell<Vec<usize>>,
 }
 
+/// The tokens of an exchange: mostly one.
+type Tokens = SmallVec<[Arc<LiveToken>; 1]>;
+
 struct Entry {
-    tokens: RefCell<Vec<Arc<LiveToken>>>,
+    tokens: RefCell<Tokens>,
     without_token: Option<LiveUse>,
     ended: Cell<Option<Ended>>,
     waker: RefCell<Option<Waker>>,
@@ -38,9 +43,13 @@ pub struct Run {
 
 impl Running {
     /// Enters an exchange that lives as long as these tokens do, and what it uses without one.
-    pub fn enter(self: &Rc<Self>, tokens: Vec<Arc<LiveToken>>, without_token: Option<LiveUse>) -> Run {
+    pub fn enter(
+        self: &Rc<Self>,
+        tokens: impl IntoIterator<Item = Arc<LiveToken>>,
+        without_token: Option<LiveUse>,
+    ) -> Run {
         let entry = Rc::new(Entry {
-            tokens: RefCell::new(tokens),
+            tokens: RefCell::new(tokens.into_iter().collect()),
             without_token,
             ended: Cell::new(None),
             waker: RefCell::new(None),

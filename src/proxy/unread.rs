@@ -81,6 +81,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
 }
 
 impl<S: Readable> Readable for Paced<S> {
+    fn is_drained(&self) -> bool {
+        self.stream.is_drained()
+    }
+
     fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.stream.poll_readable(cx)
     }

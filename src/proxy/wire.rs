@@ -67,6 +67,10 @@ impl<T: AsyncRead + Unpin> AsyncRead for Prefixed<T> {
 }
 
 impl<T: Readable> Readable for Prefixed<T> {
+    fn is_drained(&self) -> bool {
+        self.front.is_empty() && self.stream.is_drained()
+    }
+
     fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
         if self.front.is_empty() { self.stream.poll_readable(cx) } else { Poll::Ready(()) }
     }

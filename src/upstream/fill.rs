@@ -13,30 +13,43 @@ use tokio_rustls::{client, server};
 /// The most that is read at once, in bytes; no more than a TLS record holds (RFC 8446 section 5.1).
 pub const PIECE: usize = 16 * 1024;
 
-/// A stream that can tell whether it is worth reading.
+/// A stream that can tell, without reading, that there is nothing to read.
 pub trait Readable {
-    /// Pending while the connection has nothing new; the task is woken then as by a read. Bytes that were read
-    /// from it already, and wait within, don't count: this is for who has just read all of them.
+    /// Whether nothing that was read from the connection waits within.
+    fn is_drained(&self) -> bool;
+
+    /// Pending while the connection has nothing new; the task is woken then as by a read.
     fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()>;
 }
 
 impl Readable for TcpStream {
+    fn is_drained(&self) -> bool {
+        true
+    }
+
     fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.poll_read_ready(cx).map(drop)
     }
 }
 
-impl<S: Readable> Readable for server::TlsStream<S> {
-    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.get_ref().0.poll_readable(cx)
-    }
+/// TLS that wants to read holds nothing that it has opened, and hasn't heard the end.
+macro_rules! readable_tls {
+    ($side:ident) => {
+        impl<S: Readable> Readable for $side::TlsStream<S> {
+            fn is_drained(&self) -> bool {
+                let (stream, session) = self.get_ref();
+                session.wants_read() && stream.is_drained()
+            }
+
+            fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+                self.get_ref().0.poll_readable(cx)
+            }
+        }
+    };
 }
 
-impl<S: Readable> Readable for client::TlsStream<S> {
-    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.get_ref().0.poll_readable(cx)
-    }
-}
+readable_tls!(server);
+readable_tls!(client);
 
 /// A stream that appends what it reads to a buffer.
 pub trait Fill: Readable {
@@ -62,39 +75,16 @@ impl<S: AsyncRead + AsyncWrite + Readable + Unpin> Fill for client::TlsStream<S>
     }
 }
 
-/// Reads that are spared where there is nothing to read: TLS takes ten times as long to find that out as the
-/// connection under it.
-#[derive(Default)]
-pub struct Dry(bool);
-
-impl Dry {
-    /// Reads on. Everybody who reads from the stream has to do it by this, or to [`wet`](Self::wet) it.
-    pub fn poll_fill<S: Fill>(
-        &mut self,
-        stream: &mut S,
-        cx: &mut Context<'_>,
-        input: &mut BytesMut,
-    ) -> Poll<io::Result<usize>> {
-        if self.0 {
-            ready!(stream.poll_readable(cx));
-        }
-        let polled = stream.poll_fill(cx, input);
-        self.0 = polled.is_pending();
-        polled
-    }
-
-    /// The stream was read from in another way.
-    pub fn wet(&mut self) {
-        self.0 = false;
-    }
-}
-
 /// Takes over what TLS has opened from where it lies.
-fn poll_held<S: AsyncBufRead + Unpin>(
+fn poll_held<S: AsyncBufRead + Readable + Unpin>(
     stream: &mut S,
     cx: &mut Context<'_>,
     input: &mut BytesMut,
 ) -> Poll<io::Result<usize>> {
+    // TLS takes ten times as long as the connection under it to find out that nothing came.
+    if stream.is_drained() {
+        ready!(stream.poll_readable(cx));
+    }
     let piece = ready!(Pin::new(&mut *stream).poll_fill_buf(cx))?;
     let read = piece.len();
     input.extend_from_slice(piece);

@@ -40,6 +40,10 @@ impl<S> Lenient<S> {
 }
 
 impl<S: Readable> Readable for Lenient<S> {
+    fn is_drained(&self) -> bool {
+        self.stream.is_drained()
+    }
+
     fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.stream.poll_readable(cx)
     }

@@ -37,7 +37,7 @@ use crate::model::Authority;
 pub use alarm::Alarm;
 pub use connect::{Tls, Word};
 pub use continued::Expects;
-pub use fill::{Dry, Fill, Readable, poll_write_parts};
+pub use fill::{Fill, Readable, poll_write_parts};
 pub(crate) use forwarded::writes_pass;
 pub use gathered::Gathered;
 pub use pool::{Checkout, Connection, Place, PlainCheckout, Upstream};

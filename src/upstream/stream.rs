@@ -28,6 +28,13 @@ macro_rules! inner {
 }
 
 impl Readable for Stream {
+    fn is_drained(&self) -> bool {
+        match self {
+            Self::Tcp(stream) => stream.is_drained(),
+            Self::Tls(stream) => stream.is_drained(),
+        }
+    }
+
     fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
         match self {
             Self::Tcp(stream) => stream.poll_readable(cx),

@@ -14,7 +14,7 @@ use crate::proxy::settings::Deadlines;
 use crate::proxy::step::Next;
 use crate::proxy::unread::Paced;
 use crate::upstream::plain::Field;
-use crate::upstream::{Alarm, Dry, Fill, poll_write_parts};
+use crate::upstream::{Alarm, Fill, poll_write_parts};
 
 /// How much is read ahead of an exchange, in bytes.
 const AHEAD: usize = 64 * 1024;
@@ -34,7 +34,6 @@ pub(super) enum Came {
 /// An agent's connection.
 pub(super) struct Agent<S> {
     pub stream: Paced<S>,
-    dry: Dry,
     pub input: BytesMut,
     /// Of the head that is looked at.
     pub fields: Vec<Field>,
@@ -44,7 +43,7 @@ pub(super) struct Agent<S> {
 impl<S: AsyncRead + AsyncWrite + Fill + Unpin> Agent<S> {
     pub fn new(stream: S, deadlines: &Deadlines) -> Self {
         let stream = Paced::new(stream, deadlines);
-        Self { stream, dry: Dry::default(), input: BytesMut::new(), fields: Vec::new(), alarm: Alarm::default() }
+        Self { stream, input: BytesMut::new(), fields: Vec::new(), alarm: Alarm::default() }
     }
 
     /// What was read and isn't used up, and the stream.
@@ -54,7 +53,7 @@ impl<S: AsyncRead + AsyncWrite + Fill + Unpin> Agent<S> {
 
     /// Reads on. Ready with 0 at the end.
     pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        self.dry.poll_fill(&mut self.stream, cx, &mut self.input)
+        self.stream.poll_fill(cx, &mut self.input)
     }
 
     /// Waits for the beginning of a request, from `now` on.

@@ -157,8 +157,7 @@ impl PlainBody {
 impl Plain {
     /// Reads more of a body, straight to where it is handed on from.
     fn poll_more(&mut self, cx: &mut Context<'_>, room: usize) -> Poll<std::io::Result<usize>> {
-        let Line { wire, dry, input, .. } = &mut *self.line;
-        dry.wet();
+        let Line { wire, input, .. } = &mut *self.line;
         input.reserve(room);
         poll_read_buf(Pin::new(wire), cx, input)
     }

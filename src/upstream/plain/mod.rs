@@ -25,7 +25,7 @@ use tokio_rustls::client::TlsStream;
 use zeroize::Zeroizing;
 
 use super::alarm::Alarm;
-use super::fill::{Dry, Fill, Readable, poll_write_parts};
+use super::fill::{Fill, Readable, poll_write_parts};
 use super::lenient::Lenient;
 use super::pool::{Inner, Open};
 use super::reply::ReplyBody;
@@ -61,6 +61,10 @@ impl AsyncRead for Wire {
 }
 
 impl Readable for Wire {
+    fn is_drained(&self) -> bool {
+        inner!(self, stream => stream.is_drained())
+    }
+
     fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
         inner!(self, stream => stream.poll_readable(cx))
     }
@@ -97,7 +101,6 @@ impl Idle {
 /// What one connection reads and writes.
 struct Line {
     wire: Wire,
-    dry: Dry,
     input: BytesMut,
     /// Of the head that was read last.
     fields: Vec<Field>,
@@ -108,7 +111,7 @@ struct Line {
 
 impl Line {
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        self.dry.poll_fill(&mut self.wire, cx, &mut self.input)
+        self.wire.poll_fill(cx, &mut self.input)
     }
 
     /// Whether the upstream has neither closed it nor said anything unasked.
@@ -168,8 +171,7 @@ impl AsyncWrite for Wire {
 
 impl Plain {
     pub(super) fn new(wire: Wire, born: Instant, kept: Kept, home: &Rc<Inner>, open: Open) -> Self {
-        let line =
-            Box::new(Line { wire, dry: Dry::default(), input: BytesMut::new(), fields: Vec::new(), seen: 0, open });
+        let line = Box::new(Line { wire, input: BytesMut::new(), fields: Vec::new(), seen: 0, open });
         Self { line, born, alarm: Alarm::default(), kept, home: Rc::clone(home) }
     }
 
@@ -341,7 +343,7 @@ mod tests {
         let accepted = listener.accept().await.expect("accepted");
         let wire = Wire::Clear(Lenient::new(Stream::Tcp(stream)));
         let open = Open::new(&Rc::default());
-        let mut line = Line { wire, dry: Dry::default(), input: BytesMut::new(), fields: Vec::new(), seen: 0, open };
+        let mut line = Line { wire, input: BytesMut::new(), fields: Vec::new(), seen: 0, open };
         assert!(line.is_quiet());
         drop(accepted);
         poll_fn(|cx| line.wire.poll_readable(cx)).await;

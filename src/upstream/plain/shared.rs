@@ -23,15 +23,19 @@ impl Plain {
     #[must_use]
     pub fn share(self, head: &mut Head) -> (Self, Shared) {
         let Self { line, born, alarm, kept, home } = self;
-        let Line { wire, dry, input, fields, seen, open } = *line;
+        let Line { wire, input, fields, seen, open } = *line;
         let shared = Shared(Rc::new(RefCell::new(wire)));
-        let line = Box::new(Line { wire: Wire::Shared(shared.clone()), dry, input, fields, seen, open });
+        let line = Box::new(Line { wire: Wire::Shared(shared.clone()), input, fields, seen, open });
         head.lasts = false;
         (Self { line, born, alarm, kept, home }, shared)
     }
 }
 
 impl Readable for Shared {
+    fn is_drained(&self) -> bool {
+        self.0.borrow().is_drained()
+    }
+
     fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.0.borrow().poll_readable(cx)
     }
