@@ -91,8 +91,8 @@ impl Before<'_> {
                 self.read = Some((*segment, fs::read(path).ok()?));
             }
             let text = &self.read.as_ref()?.1;
-            let first = number_of(text.split(|b| *b == b'\n').next()?)?;
-            if first <= number {
+            let first = text.split(|b| *b == b'\n').next().and_then(number_of);
+            if first.is_some_and(|first| first <= number) {
                 return line_of(text, number).map(<[u8]>::to_vec);
             }
         }

@@ -154,7 +154,7 @@ const OF_INTENT: [&str; 4] = ["exchange", "session", "token", "key"];
 
 /// The intents of one chain that others name, as they were read.
 #[derive(Default)]
-pub(super) struct Spoken(HashMap<u64, Value>);
+pub(super) struct Spoken(HashMap<u64, Option<Value>>);
 
 impl Spoken {
     /// How many are kept.
@@ -165,43 +165,42 @@ impl Spoken {
     /// as it is. `line_of` gives lines of the chain by number.
     pub fn record(&mut self, line: &[u8], line_of: &mut dyn FnMut(u64) -> Option<Vec<u8>>) -> Option<Value> {
         let mut record: Value = serde_json::from_slice(line).ok()?;
-        let named = |name: &str| record.get(name).and_then(Value::as_u64);
-        match record["kind"].as_str() {
-            Some("intent") if let Some(number) = named(LIKE) => {
-                self.read(number, line_of);
-                let said = self.0.get(&number).filter(|said| said["kind"] == "intent" && said.get(LIKE).is_none());
-                if let Some(said) = said {
-                    if let Value::Object(fields) = &mut record {
-                        fields.remove(LIKE);
-                    }
-                    add(&mut record, said, |name| !OWN.contains(&name));
-                }
-            }
-            Some("outcome") if let Some(number) = named("intent") => {
-                let intent = line_of(number).filter(|line| number_of(line) == Some(number));
-                let intent: Option<Value> = intent.and_then(|line| serde_json::from_slice(&line).ok());
-                // An outcome that names an outcome leads no further.
-                if let Some(intent) = intent.filter(|intent| intent["kind"] == "intent")
-                    && let Some(intent) = self.record(intent.to_string().as_bytes(), line_of)
-                {
-                    add(&mut record, &intent, |name| OF_INTENT.contains(&name));
-                }
-            }
-            _ => {}
+        if record["kind"] == "outcome"
+            && let Some(number) = record["intent"].as_u64()
+            && let Some(mut intent) = intent_of(number, line_of)
+        {
+            self.complete(&mut intent, line_of);
+            add(&mut record, &intent, |name| OF_INTENT.contains(&name));
+        } else {
+            self.complete(&mut record, line_of);
         }
         Some(record)
     }
 
-    /// Keeps the record with this number, as far as there is one.
-    fn read(&mut self, number: u64, line_of: &mut dyn FnMut(u64) -> Option<Vec<u8>>) {
+    /// Says in an intent what it says by naming another one.
+    fn complete(&mut self, record: &mut Value, line_of: &mut dyn FnMut(u64) -> Option<Vec<u8>>) {
+        let Some(number) = record[LIKE].as_u64().filter(|_| record["kind"] == "intent") else { return };
         if !self.0.contains_key(&number) {
             if self.0.len() >= Self::MOST {
                 self.0.clear();
             }
-            let line = line_of(number).filter(|line| number_of(line) == Some(number));
-            self.0.insert(number, line.and_then(|line| serde_json::from_slice(&line).ok()).unwrap_or_default());
+            self.0.insert(number, intent_of(number, line_of));
+        }
+        // One that names another itself leads no further.
+        if let Some(Some(said)) = self.0.get(&number)
+            && said.get(LIKE).is_none()
+            && let Value::Object(fields) = &mut *record
+        {
+            fields.remove(LIKE);
+            add(record, said, |name| !OWN.contains(&name));
         }
     }
+}
+
+/// The intent with this number, as its line has it.
+fn intent_of(number: u64, line_of: &mut dyn FnMut(u64) -> Option<Vec<u8>>) -> Option<Value> {
+    let line = line_of(number).filter(|line| number_of(line) == Some(number))?;
+    serde_json::from_slice(&line).ok().filter(|record: &Value| record["kind"] == "intent")
 }
 
 /// Adds what another record says before the MAC, where it isn't said.
