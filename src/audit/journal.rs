@@ -36,8 +36,8 @@ pub struct Settings {
     /// How much may wait while records can't be written, in bytes; refusals beyond it are counted
     /// instead of kept. Default: 1 MiB.
     pub held_bytes: usize,
-    /// How many uses of keys each chain keeps the text of, which their records share. Default: 1,024;
-    /// each takes about 1 KiB, and one that comes to the place of another takes it.
+    /// How many uses of keys each chain knows that it has recorded in its segment, so that later records name
+    /// those. Default: 1,024; each takes about 1 KiB, and one that comes to the place of another takes it.
     pub uses: usize,
     /// Whether each intent waits for the disk (`sync`) or for the operating system (`os`).
     pub sync: bool,
