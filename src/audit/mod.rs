@@ -19,6 +19,7 @@ mod batch;
 mod chain;
 mod journal;
 mod layout;
+mod lines;
 mod link;
 mod query;
 mod record;

@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use super::Error;
 use super::layout::{MAX_LINE, chains, segments};
-use super::link::number_of;
-use super::uses::{Spoken, line_of};
+use super::lines::{among, within};
+use super::uses::Spoken;
 
 /// Which records are wanted.
 #[derive(Debug, Clone, Default)]
@@ -53,14 +53,13 @@ pub fn query(dir: &Path, filter: &Filter) -> Result<Vec<Value>, Error> {
         let all = segments(&chain)?;
         for (at, (_, path)) in all.iter().enumerate().rev() {
             let text = fs::read(path).map_err(|e| Error::io(path, e))?;
-            let whole = &text[..memchr::memrchr(b'\n', &text).unwrap_or(0)];
-            let mut before = Before { all: &all[..at], read: None };
+            let whole = &text[..memchr::memrchr(b'\n', &text).map_or(0, |at| at + 1)];
             for line in whole.rsplit(|b| *b == b'\n') {
                 if of_chain >= filter.limit {
                     break;
                 }
-                let mut of = |number| line_of(whole, number).map(<[u8]>::to_vec).or_else(|| before.line_of(number));
-                let record = spoken.record(line, &mut of);
+                let line_of = |number| within(whole, number).or_else(|| among(&all[..at], number));
+                let record = spoken.record(line, &line_of);
                 if let Some(value) = record.filter(|record| filter.fits(record)) {
                     found.push(value);
                     of_chain += 1;
@@ -75,29 +74,6 @@ pub fn query(dir: &Path, filter: &Filter) -> Result<Vec<Value>, Error> {
     found.truncate(filter.limit);
     found.reverse();
     Ok(found)
-}
-
-/// The segments before one: exchanges that ended in it may have begun there.
-struct Before<'a> {
-    all: &'a [(u64, PathBuf)],
-    /// The text that was read last, and of which segment.
-    read: Option<(u64, Vec<u8>)>,
-}
-
-impl Before<'_> {
-    fn line_of(&mut self, number: u64) -> Option<Vec<u8>> {
-        for (segment, path) in self.all.iter().rev() {
-            if self.read.as_ref().is_none_or(|(read, _)| read != segment) {
-                self.read = Some((*segment, fs::read(path).ok()?));
-            }
-            let text = &self.read.as_ref()?.1;
-            let first = text.split(|b| *b == b'\n').next().and_then(number_of);
-            if first.is_some_and(|first| first <= number) {
-                return line_of(text, number).map(<[u8]>::to_vec);
-            }
-        }
-        None
-    }
 }
 
 /// Follows the chains: each call gives the records that came since the one before.
@@ -153,13 +129,11 @@ impl Follow {
                 if *number > at.segment {
                     (at.segment, at.bytes) = (*number, 0);
                 }
-                let mut before = Before { all: &all[..place + 1], read: None };
                 while let Some(piece) = piece(path, at.bytes)? {
                     at.bytes += piece.len() as u64;
                     for line in piece.split(|b| *b == b'\n') {
-                        let mut of =
-                            |number| line_of(&piece, number).map(<[u8]>::to_vec).or_else(|| before.line_of(number));
-                        found.extend(at.spoken.record(line, &mut of).filter(|record| self.filter.fits(record)));
+                        let line_of = |number| within(&piece, number).or_else(|| among(&all[..=place], number));
+                        found.extend(at.spoken.record(line, &line_of).filter(|record| self.filter.fits(record)));
                     }
                 }
             }

@@ -152,9 +152,12 @@ const OWN: [&str; 8] = ["seq", "time", "kind", "exchange", "path", "client", "mi
 /// What an outcome is shown to say that its intent says.
 const OF_INTENT: [&str; 4] = ["exchange", "session", "token", "key"];
 
+/// Gives lines of a chain by the numbers of their records.
+pub(super) type LineOf<'a> = dyn Fn(u64) -> Option<Vec<u8>> + 'a;
+
 /// The intents of one chain that others name, as they were read.
 #[derive(Default)]
-pub(super) struct Spoken(HashMap<u64, Option<Value>>);
+pub(super) struct Spoken(HashMap<u64, Value>);
 
 impl Spoken {
     /// How many are kept.
@@ -162,8 +165,8 @@ impl Spoken {
 
     /// The record of a line, with what it says by naming another one: an intent who uses which key, and an outcome
     /// what exchange it is of. Where that other one isn't as it should be, which `verify` tells, the record stays
-    /// as it is. `line_of` gives lines of the chain by number.
-    pub fn record(&mut self, line: &[u8], line_of: &mut dyn FnMut(u64) -> Option<Vec<u8>>) -> Option<Value> {
+    /// as it is.
+    pub fn record(&mut self, line: &[u8], line_of: &LineOf<'_>) -> Option<Value> {
         let mut record: Value = serde_json::from_slice(line).ok()?;
         if record["kind"] == "outcome"
             && let Some(number) = record["intent"].as_u64()
@@ -178,16 +181,18 @@ impl Spoken {
     }
 
     /// Says in an intent what it says by naming another one.
-    fn complete(&mut self, record: &mut Value, line_of: &mut dyn FnMut(u64) -> Option<Vec<u8>>) {
+    fn complete(&mut self, record: &mut Value, line_of: &LineOf<'_>) {
         let Some(number) = record[LIKE].as_u64().filter(|_| record["kind"] == "intent") else { return };
-        if !self.0.contains_key(&number) {
+        if !self.0.contains_key(&number)
+            && let Some(intent) = intent_of(number, line_of)
+        {
             if self.0.len() >= Self::MOST {
                 self.0.clear();
             }
-            self.0.insert(number, intent_of(number, line_of));
+            self.0.insert(number, intent);
         }
         // One that names another itself leads no further.
-        if let Some(Some(said)) = self.0.get(&number)
+        if let Some(said) = self.0.get(&number)
             && said.get(LIKE).is_none()
             && let Value::Object(fields) = &mut *record
         {
@@ -198,7 +203,7 @@ impl Spoken {
 }
 
 /// The intent with this number, as its line has it.
-fn intent_of(number: u64, line_of: &mut dyn FnMut(u64) -> Option<Vec<u8>>) -> Option<Value> {
+fn intent_of(number: u64, line_of: &LineOf<'_>) -> Option<Value> {
     let line = line_of(number).filter(|line| number_of(line) == Some(number))?;
     serde_json::from_slice(&line).ok().filter(|record: &Value| record["kind"] == "intent")
 }
@@ -212,20 +217,4 @@ fn add(record: &mut Value, said: &Value, wanted: impl Fn(&str) -> bool) {
         }
         fields.extend(mac.map(|mac| ("mac".to_owned(), mac)));
     }
-}
-
-/// The line of a record, by its number, in the text of a segment: their numbers ascend.
-pub(super) fn line_of(text: &[u8], number: u64) -> Option<&[u8]> {
-    let (mut from, mut to) = (0, text.len());
-    while from < to {
-        let middle = from + (to - from) / 2;
-        let start = memchr::memrchr(b'\n', &text[from..middle]).map_or(from, |at| from + at + 1);
-        let end = memchr::memchr(b'\n', &text[start..to]).map_or(to, |at| start + at);
-        match number_of(&text[start..end])?.cmp(&number) {
-            std::cmp::Ordering::Equal => return Some(&text[start..end]),
-            std::cmp::Ordering::Less => from = end + 1,
-            std::cmp::Ordering::Greater => to = start,
-        }
-    }
-    None
 }
