@@ -151,15 +151,9 @@ impl<'a> Line<'a> {
         push_number(out, seq);
         out.extend_from_slice(b",\"time\":");
         push_number(out, u64::try_from(at.millis()).unwrap_or(0));
-        out.extend_from_slice(match kind {
-            RecordKind::Intent => b",\"kind\":\"intent\"",
-            RecordKind::Outcome => b",\"kind\":\"outcome\"",
-            _ => b",\"kind\":\"",
-        });
-        if !matches!(kind, RecordKind::Intent | RecordKind::Outcome) {
-            out.extend_from_slice(kind.as_str().as_bytes());
-            out.push(b'"');
-        }
+        out.extend_from_slice(b",\"kind\":\"");
+        out.extend_from_slice(kind.as_str().as_bytes());
+        out.push(b'"');
         Self { out, from }
     }
 
@@ -289,14 +283,9 @@ impl<'a> Line<'a> {
     pub(super) fn outcome(&mut self, of: u64, o: &Outcome) {
         self.out.extend_from_slice(b",\"intent\":");
         push_number(self.out, of);
-        match (o.outcome, o.status) {
-            (OutcomeWord::Ok, Some(200)) => self.out.extend_from_slice(b",\"outcome\":\"ok\",\"status\":200"),
-            (word, status) => {
-                self.word("outcome", word.as_str());
-                if let Some(status) = status {
-                    self.number("status", status.into());
-                }
-            }
+        self.word("outcome", o.outcome.as_str());
+        if let Some(status) = o.status {
+            self.number("status", status.into());
         }
         self.out.extend_from_slice(b",\"bytesIn\":");
         push_number(self.out, o.bytes_in);
