@@ -32,7 +32,7 @@ mod tests;
 
 pub use batch::Queued;
 pub use journal::{Asker, AuditKeys, Counts, Draft, Journal, Receipt, Settings, SharedWriter, Writer};
-pub use query::{Filter, Follow, query};
+pub use query::{Filter, Follow, names_another, query};
 pub use record::{Intent, Outcome, OutcomeWord, RecordKind, acts_on_display};
 pub use verify::{Report, Trouble, public_key, verify, verify_signatures};
 

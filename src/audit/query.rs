@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::Error;
 use super::layout::{MAX_LINE, chains, segments};
 use super::lines::{among, within};
+use super::record::LIKE;
 use super::uses::Spoken;
 
 /// Which records are wanted.
@@ -31,8 +32,11 @@ pub struct Filter {
 
 impl Filter {
     fn fits(&self, value: &Value) -> bool {
-        let is =
-            |name: &str, wanted: &Option<String>| wanted.as_deref().is_none_or(|w| value[name].as_str() == Some(w));
+        // What can't be told may be what is wanted: a record that is gone must not hide those that name it.
+        let untold = names_another(value);
+        let is = |name: &str, wanted: &Option<String>| {
+            wanted.as_deref().is_none_or(|w| value.get(name).map_or(untold, |said| said.as_str() == Some(w)))
+        };
         is("kind", &self.kind)
             && is("session", &self.session)
             && is("key", &self.key)
@@ -41,7 +45,15 @@ impl Filter {
     }
 }
 
-/// The newest records that fit, oldest first. What doesn't end in a line break is no record.
+/// Whether the record still names another one, in place of who uses which key or of what exchange it is: the other
+/// is gone, or isn't what it was.
+#[must_use]
+pub fn names_another(record: &Value) -> bool {
+    record.get(LIKE).is_some() || record["kind"] == "outcome" && record.get("exchange").is_none()
+}
+
+/// The newest records that fit, oldest first. A record that names another one, as intents and outcomes do, is
+/// given with what that one says; where it is gone, the record fits whatever it can't tell. What doesn't end in a line break is no record.
 ///
 /// # Errors
 /// A file can't be read.

@@ -11,7 +11,9 @@ use serde_json::Value;
 
 use super::output::{cell, count, put, say};
 use crate::app::Home;
-use crate::audit::{Filter, Follow, Report, acts_on_display, public_key, query, verify, verify_signatures};
+use crate::audit::{
+    Filter, Follow, Report, acts_on_display, names_another, public_key, query, verify, verify_signatures,
+};
 use crate::model::Timestamp;
 
 #[derive(Subcommand)]
@@ -22,7 +24,7 @@ pub enum Command {
         /// after the last one. Needs no key-encryption key
         #[arg(long, value_name = "FILE")]
         public_key: Option<PathBuf>,
-        /// Check the chains in this directory, such as a copy [default: audit in the data directory]
+        /// With --public-key, check the chains in this directory, such as a copy [default: audit in the data directory]
         #[arg(long, value_name = "DIR", requires = "public_key")]
         chains: Option<PathBuf>,
         /// Print JSON
@@ -110,11 +112,11 @@ pub fn run(
     match command {
         Command::Verify { public_key: Some(file), chains, json } => {
             let chains = chains.clone().map_or_else(|| Ok::<_, anyhow::Error>(dir()?.join("audit")), Ok)?;
-            Ok(report(&verify_signatures(&chains, read_key(file)?)?, *json))
+            Ok(report(&verify_signatures(&chains, read_key(file)?)?, *json, false))
         }
         Command::Verify { json, .. } => {
             let home = home()?;
-            Ok(report(&verify(&home.audit_dir(), &home.audit_keys())?, *json))
+            Ok(report(&verify(&home.audit_dir(), &home.audit_keys())?, *json, true))
         }
         Command::PublicKey => {
             say!("{}", hex::encode(public_key(&home()?.audit_keys())?));
@@ -127,7 +129,10 @@ pub fn run(
                 eprintln!("sallyport: no record fits");
             }
             print(&found, *json);
-            Ok(ExitCode::SUCCESS)
+            if found.len() == *limit {
+                eprintln!("sallyport: these are the newest {limit}; a higher --limit shows more");
+            }
+            Ok(untold(&found))
         }
         Command::Tail { which, lines, json } => {
             let home = home()?;
@@ -145,7 +150,8 @@ fn read_key(file: &Path) -> anyhow::Result<[u8; 32]> {
     Ok(key)
 }
 
-fn report(report: &Report, json: bool) -> ExitCode {
+/// Tells what a check found; with the public key alone (not `keyed`) what no signature follows isn't checked.
+fn report(report: &Report, json: bool, keyed: bool) -> ExitCode {
     let Report { chains, records, signatures, unsigned, troubles } = report;
     if json {
         let troubles: Vec<_> = troubles
@@ -158,13 +164,17 @@ fn report(report: &Report, json: bool) -> ExitCode {
         say!("{value}");
     } else {
         if troubles.is_empty() {
-            say!(
-                "{}, {}, {}, {} after the last: all whole",
-                count(*chains, "chain"),
-                count(*records, "record"),
-                count(*signatures, "signature"),
-                count(*unsigned, "record")
-            );
+            let found = if keyed || *unsigned == 0 {
+                "all whole".to_owned()
+            } else {
+                format!(
+                    "whole up to the last signature of each chain; {} after it not checked",
+                    count(*unsigned, "record")
+                )
+            };
+            let (chains, records) = (count(*chains, "chain"), count(*records, "record"));
+            let after = if keyed { format!(", {} after the last", count(*unsigned, "record")) } else { String::new() };
+            say!("{chains}, {records}, {}{after}: {found}", count(*signatures, "signature"));
         }
         for t in troubles {
             say!("{}:{}: record {}: {}", t.file.display(), t.line, t.seq, t.why);
@@ -177,6 +187,20 @@ fn report(report: &Report, json: bool) -> ExitCode {
 fn print(records: &[Value], json: bool) -> bool {
     let lines = records.iter().map(|record| if json { json_line(record) } else { line(record) });
     lines.into_iter().all(|line| put(format_args!("{line}\n")))
+}
+
+/// Says so if records name others that aren't there any more.
+fn untold(records: &[Value]) -> ExitCode {
+    let untold = records.iter().filter(|record| names_another(record)).count();
+    if untold == 0 {
+        return ExitCode::SUCCESS;
+    }
+    eprintln!(
+        "sallyport: {} above can't be told whole, because the records that they name by number (`like`, `intent`) are gone \
+         or were changed; `sallyport audit verify` says which",
+        count(untold, "record")
+    );
+    ExitCode::FAILURE
 }
 
 fn tail(dir: &Path, filter: Filter, look: Duration, json: bool) -> anyhow::Result<ExitCode> {

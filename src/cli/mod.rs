@@ -97,6 +97,10 @@ enum Command {
     #[command(subcommand)]
     Policy(policy::Command),
     /// The audit: read it, follow it, verify its chains
+    ///
+    /// Its files in the data directory are JSON lines. In them an intent to use a key may say `like` and the number
+    /// (`seq`) of an earlier record of the same file, in place of who uses which key under which rule, and an outcome
+    /// names its `intent` by number. `query` and `tail` show all of it; `time` is in milliseconds since 1970.
     #[command(subcommand)]
     Audit(audit::Command),
     /// The services that sallyport knows

@@ -239,6 +239,18 @@ fn record_that_names_what_is_no_intent_of_its_segment_is_shown_as_it_is() {
         bench.put_lines(0, 1, &lines);
         let shown = bench.of_kind("intent").remove(2);
         assert_eq!(shown, serde_json::from_str::<serde_json::Value>(&lines[5]).unwrap(), "{like}");
+        // It may be whoever's.
+        for session in [bench.session, SessionId::generate()] {
+            let filter = Filter {
+                kind: Some("intent".into()),
+                session: Some(session.to_string()),
+                limit: 9,
+                ..Filter::default()
+            };
+            let found = query(&bench.at(), &filter).unwrap();
+            assert_eq!(found.len(), if session == bench.session { 4 } else { 1 }, "{like}");
+            assert_eq!(found.iter().filter(|record| names_another(record)).count(), 1);
+        }
         assert_eq!(bench.verify().troubles[0].why, CHANGED);
     }
 }
