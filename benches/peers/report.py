@@ -11,6 +11,8 @@ from pathlib import Path
 import plot
 
 NAMES = {"ours": "sallyport", "ours-quiet": "sallyport, no log line", "ours-million": "sallyport, a million tokens"}
+# A sample is calm while other processes, or what the host takes away, use less than so many processors.
+CALM = 0.25
 MODES = ["direct", "forward", "gateway-tls", "gateway"]
 REQUEST = ["cpu_us_per_req", "rps", "util", "p50_us", "p99_us"]
 GIGABYTE = ["cpu_s_per_GB", "MB_s", "util"]
@@ -99,7 +101,7 @@ class Samples:
             groups.setdefault((r["w"], r["mode"], r["target"]), []).append(r)
         found = {}
         for at, rs in groups.items():
-            calm = [r for r in rs if r.get("foreign", 0) < 0.25]  # samples taken while nothing else ran
+            calm = [r for r in rs if r.get("foreign", 0) < CALM]  # samples taken while nothing else ran
             rs = calm if len(calm) >= 3 else rs
             d = {"n": len(rs), "valid": sum(r["ok"] for r in rs), "errors": sum(r["errors"] for r in rs)}
             for c in COLUMNS[at[0]]:
@@ -140,8 +142,10 @@ class Samples:
         rounds = {}
         for r in self.rows:
             if (r["w"], r["mode"]) == (w, mode) and r["target"] in (target, base) and column in r:
-                rounds.setdefault(r["round"], {})[r["target"]] = r[column]
-        return statistics.median(r[target] / r[base] for r in rounds.values() if target in r and base in r)
+                rounds.setdefault(r["round"], {})[r["target"]] = (r[column], r.get("foreign", 0) < CALM)
+        both = [(r[target], r[base]) for r in rounds.values() if target in r and base in r]
+        calm = [(one, other) for one, other in both if one[1] and other[1]]
+        return statistics.median(one[0] / other[0] for one, other in (calm if len(calm) >= 3 else both))
 
     def table(self):
         """The table of the goals: ratios to the limit (or to bare) round by round, medians in brackets."""
