@@ -185,13 +185,13 @@ WORK = {
 def count(node, upstream, what, idle):
     for _ in range(TRIES):
         try:
-            return counted(node, upstream, what, idle)
+            return count_once(node, upstream, what, idle)
         except Starved:
             time.sleep(IDLE)
     sys.exit("the node gets so little of this machine's time that it refuses requests; try again when others leave it more")
 
 
-def counted(node, upstream, what, idle):
+def count_once(node, upstream, what, idle):
     mode, method, path, body = WORK[what]
     agent = Agent(node, upstream.port, mode, node.authorization)
     for _ in range(WARM):

@@ -13,13 +13,7 @@ const PIECE: usize = 1024;
 
 /// The line of this record in the text of a segment, or in a part of it that begins with a line.
 pub(super) fn within(text: &[u8], number: u64) -> Option<Vec<u8>> {
-    let read = |at: u64, into: &mut [u8]| {
-        let there = text.get(usize::try_from(at).ok()?..)?;
-        let read = there.len().min(into.len());
-        into[..read].copy_from_slice(&there[..read]);
-        Some(read)
-    };
-    find(&read, text.len() as u64, number)
+    find(&text_reader(text), text.len() as u64, number)
 }
 
 /// The line of this record in one of the segments, the first of which comes first.
@@ -44,6 +38,15 @@ type Read<'a> = dyn Fn(u64, &mut [u8]) -> Option<usize> + 'a;
 
 fn reader(file: &File) -> impl Fn(u64, &mut [u8]) -> Option<usize> {
     |at, into| file.read_at(into, at).ok()
+}
+
+fn text_reader(text: &[u8]) -> impl Fn(u64, &mut [u8]) -> Option<usize> {
+    |at, into| {
+        let there = text.get(usize::try_from(at).ok()?..)?;
+        let read = there.len().min(into.len());
+        into[..read].copy_from_slice(&there[..read]);
+        Some(read)
+    }
 }
 
 /// The line that begins here, without its line break.
@@ -95,6 +98,8 @@ fn find(read: &Read<'_>, len: u64, number: u64) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
 
     #[test]
@@ -119,17 +124,15 @@ mod tests {
             }
         }
     }
+
     #[test]
     fn few_short_reads_find_a_line_among_very_many() {
         let text: String = (1..=200_000).map(|number| format!("{{\"seq\":{number},\"time\":0}}\n")).collect();
         for number in [0, 1, 77_777, 200_000, 200_001] {
-            let reads = std::cell::Cell::new(0);
+            let (reads, read) = (Cell::new(0), text_reader(text.as_bytes()));
             let read = |at: u64, into: &mut [u8]| {
                 reads.set(reads.get() + 1);
-                let there = text.as_bytes().get(usize::try_from(at).ok()?..)?;
-                let read = there.len().min(into.len());
-                into[..read].copy_from_slice(&there[..read]);
-                Some(read)
+                read(at, into)
             };
             assert_eq!(find(&read, text.len() as u64, number).is_some(), (1..=200_000).contains(&number));
             assert!(reads.get() < 60, "{} reads for {number}", reads.get());

@@ -1,6 +1,7 @@
 //! The bytes that hold records together: the parts of a line, the MACs over them, and what is signed.
 
 use super::layout::slot_name;
+use crate::model::Secret;
 
 /// A record's MAC: the first 128 bits of keyed BLAKE3.
 pub(super) type Mac = [u8; 16];
@@ -12,12 +13,14 @@ pub(super) fn genesis(key: &[u8; 32], slot: u32) -> Mac {
 }
 
 /// What the MACs of records are keyed by.
-pub(super) fn link_key(key: &[u8; 32]) -> crate::model::Secret<[u8; 32]> {
-    crate::model::Secret::new(keyed(key, &[b"record"]))
+pub(super) fn link_key(key: &[u8; 32]) -> Secret<[u8; 32]> {
+    Secret::new(keyed(key, &[b"record"]))
 }
 
-/// The MAC of a record: over its line up to the MAC, and the MAC of the record before, which takes the line's place
-/// at the end of `room` for as long as it is made. A line ends where the MAC before it begins, as that has one length.
+/// The MAC of a record: over its line up to the MAC, which stands in `room` from `from` on, and over the MAC of the
+/// record before it. Both are hashed as one text; since that MAC has one length, no other pair gives the same text.
+///
+/// `room` is as it was afterwards: the MAC before is put behind the line for the time of hashing.
 pub(super) fn link(key: &[u8; 32], previous: &Mac, from: usize, room: &mut Vec<u8>) -> Mac {
     let end = room.len();
     room.extend_from_slice(previous);

@@ -276,9 +276,7 @@ impl Walk<'_> {
     /// Checks a signed record and takes over what it says about other chains.
     fn signature(&mut self, parts: &Parts<'_>, at: &At) -> Result<Value, &'static str> {
         const BAD: &str = "the record's signature doesn't hold";
-        let (text, signature) =
-            parts.body.split_at(memchr::memmem::rfind(parts.body, b",\"signature\":\"").ok_or(BAD)?);
-        let signature = signature.strip_suffix(b"\"").and_then(|s| hex::decode(&s[14..]).ok()).ok_or(BAD)?;
+        let (text, signature) = signature_of(parts.body).ok_or(BAD)?;
         UnparsedPublicKey::new(&ED25519, self.check.signer)
             .verify(&signed_bytes(self.slot, text), &signature)
             .map_err(|_| BAD)?;
@@ -299,4 +297,12 @@ impl Walk<'_> {
         }
         Ok(value)
     }
+}
+
+/// A signed record up to its signature, and the signature.
+fn signature_of(body: &[u8]) -> Option<(&[u8], Vec<u8>)> {
+    const FIELD: &[u8] = b",\"signature\":\"";
+    let (text, field) = body.split_at_checked(memchr::memmem::rfind(body, FIELD)?)?;
+    let hex = field.strip_prefix(FIELD)?.strip_suffix(b"\"")?;
+    Some((text, hex::decode(hex).ok()?))
 }

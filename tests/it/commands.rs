@@ -1,6 +1,7 @@
 //! The command line, as its users type it.
 
 mod admin;
+mod audit;
 mod connect;
 mod crash;
 mod everyday;

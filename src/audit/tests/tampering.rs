@@ -44,6 +44,19 @@ const ROWS: &[Row] = &[
         public: true,
     },
     Row {
+        what: "a signature cut off where it begins",
+        hurt: |b| {
+            edit(b, |l| {
+                let (begins, mac) = (l[0].find("\"signature\":\"").unwrap() + 13, l[0].find(",\"mac\":").unwrap());
+                l[0].replace_range(begins..mac, "");
+            })
+        },
+        why: CHANGED,
+        place: "0000/00000001.jsonl:1",
+        seq: 1,
+        public: true,
+    },
+    Row {
         what: "a field added behind the MAC",
         hurt: |b| change(b, 2, "\"}", "\",\"outcome\":\"denied\"}"),
         why: UNREADABLE,

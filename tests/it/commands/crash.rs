@@ -92,36 +92,4 @@ async fn killed_under_load_it_restarts_with_everything_that_was_acknowledged() {
         assert!(intents >= uses && uses > 0, "{intents} records for {uses} uses");
     }
     assert_eq!(place.json(&["keys", "list"]).as_array().map(Vec::len), Some(2), "a key that was acknowledged is there");
-    let public_key = place.data.with_extension("pub");
-    std::fs::write(&public_key, place.ok(&["audit", "public-key"])).expect("written");
-    let said = place.ok(&["audit", "verify", "--public-key", public_key.to_str().expect("text")]);
-    assert!(said.contains("whole up to the last signature") && said.contains("not checked"), "{said}");
-
-    // Uses are shown also where the record is gone that says whose they are.
-    let query = ["audit", "query", "--session", id, "--kind", "intent", "--limit", "1000000"];
-    let shown = place.ok(&query).lines().count();
-    let mut taken = 0;
-    for segment in segments(&place.data.join("audit")) {
-        let text = std::fs::read_to_string(&segment).expect("readable");
-        let says = |line: &&str| line.contains("\"kind\":\"intent\"") && !line.contains("\"like\":");
-        taken += text.lines().filter(says).count();
-        let left: String = text.lines().filter(|line| !says(line)).flat_map(|line| [line, "\n"]).collect();
-        std::fs::write(&segment, left).expect("written");
-    }
-    assert!(taken > 0);
-    let said = place.fails(&query);
-    assert!(said.contains("can't be told whole") && said.contains("sallyport audit verify"), "{said}");
-    assert_eq!(said.lines().filter(|line| line.contains("  intent ")).count(), shown - taken, "{said}");
-    place.fails(&["audit", "verify"]);
-}
-
-/// The segments of all chains.
-fn segments(audit: &std::path::Path) -> Vec<std::path::PathBuf> {
-    let entries = |dir: &std::path::Path| {
-        let entries = std::fs::read_dir(dir).expect("a directory");
-        entries.map(|entry| entry.expect("an entry").path()).collect::<Vec<_>>()
-    };
-    let chains = entries(audit).into_iter().filter(|path| path.is_dir());
-    let files = chains.flat_map(|chain| entries(&chain));
-    files.filter(|file| file.extension().is_some_and(|ending| ending == "jsonl")).collect()
 }
