@@ -1,6 +1,6 @@
 //! A running node: listeners, cores, and the memory that they work from.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +24,7 @@ use crate::model::{BaseUrl, OrgId, ProjectId, Secret, Timestamp};
 use crate::policy::Library;
 use crate::providers;
 use crate::proxy::coding::Memory;
-use crate::proxy::core::{Core, Route, Shared};
+use crate::proxy::core::{Core, Route, Routes, Shared};
 use crate::proxy::listener::{Kind, Worker, accept};
 use crate::session::live::Masked;
 use crate::session::records::Project;
@@ -351,15 +351,12 @@ pub fn metrics_text(shared: &Shared) -> String {
 ///
 /// # Errors
 /// One that is set isn't a base URL.
-pub(super) fn routes(
-    providers: &providers::Library,
-    set: &BTreeMap<String, String>,
-) -> anyhow::Result<HashMap<String, Route>> {
+pub(super) fn routes(providers: &providers::Library, set: &BTreeMap<String, String>) -> anyhow::Result<Routes> {
     let of_providers = |p: &providers::Provider| {
         let by = if p.own { Word::Operator } else { Word::Check };
         Some((p.name.to_string(), Route::new(p.base.clone()?, by)))
     };
-    let mut routes: HashMap<_, _> = providers.current().iter().filter_map(of_providers).collect();
+    let mut routes: Routes = providers.current().iter().filter_map(of_providers).collect();
     for (name, base) in set {
         let base = BaseUrl::parse(base).with_context(|| format!("gateway route {name}"))?;
         routes.insert(name.clone(), Route::new(base, Word::Operator));

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use http::{HeaderMap, Method};
+use smallvec::SmallVec;
 
 use super::Mode;
 use super::identify::{Found, Identified};
@@ -19,7 +20,7 @@ use crate::vault::key::Key;
 /// What may be done with the request.
 pub enum Authorized {
     /// One permit for each token that was found, in the same order.
-    Swap(Vec<Permit>),
+    Swap(SmallVec<[Permit; 1]>),
     /// A key is put into an empty slot.
     Fill(Box<(Arc<Key>, Slot, Permit)>),
     /// It goes on as it is, without a key.

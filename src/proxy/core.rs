@@ -51,6 +51,9 @@ pub struct Route {
     pub by: Word,
 }
 
+/// Routes by first path segment.
+pub type Routes = HashMap<String, Route, RandomState>;
+
 impl Route {
     /// The route to this base URL, which somebody's word stands for.
     #[must_use]
@@ -81,8 +84,8 @@ pub struct Shared {
     pub clock: Arc<dyn Clock>,
     /// Settings of the data path.
     pub settings: Settings,
-    /// Gateway routes by first path segment.
-    pub routes: ArcSwap<HashMap<String, Route>>,
+    /// The gateway's routes.
+    pub routes: ArcSwap<Routes>,
     /// Keys the hashes of the scrubber; random, this process's own.
     pub scrub_key: Secret<[u8; 32]>,
     /// What the decoders of coded replies hold.

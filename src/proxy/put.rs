@@ -12,7 +12,7 @@ use super::account::Account;
 use super::authorize::Authorized;
 use super::core::Core;
 use super::identify::{Found, Identified};
-use super::record::{Intended, Use};
+use super::record::{Intended, Use, without_tokens};
 use super::reject::{Code, Rejection};
 use super::signed::{self, ToSign};
 use super::target::Target;
@@ -55,6 +55,7 @@ pub async fn record(
     account: &mut Account,
 ) -> Result<Vec<Receipt>, Rejection> {
     let mut receipts = Vec::new();
+    let path = &without_tokens(target.path());
     match authorized {
         Authorized::Plain => {}
         Authorized::Swap(permits) => {
@@ -62,7 +63,7 @@ pub async fn record(
             for (found, permit) in in_request(identified).zip(permits) {
                 let usage = Use::of(found);
                 let intended = Intended { tunnel, exchange, target, usage, policies, permit, at };
-                let (receipt, draft) = intended.record_among_others(core).await?;
+                let (receipt, draft) = intended.record_among_others(core, path).await?;
                 account.owe(found.token.session.id, Some(Arc::clone(permit.rule())), draft);
                 receipts.push(receipt);
             }
@@ -73,7 +74,7 @@ pub async fn record(
                 session.ok_or_else(|| Rejection::new(Code::Internal, "a key is injected only for a session"))?;
             let usage = Use { session, token: None, key, slot };
             let intended = Intended { tunnel, exchange, target, usage, policies, permit, at };
-            let (receipt, draft) = intended.record_among_others(core).await?;
+            let (receipt, draft) = intended.record_among_others(core, path).await?;
             account.owe(session.id, Some(Arc::clone(permit.rule())), draft);
             receipts.push(receipt);
         }

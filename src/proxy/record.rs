@@ -88,7 +88,7 @@ pub fn mint(
 }
 
 /// The path with proxy tokens masked: there they are only text, but a record isn't their place.
-fn without_tokens(path: &str) -> Cow<'_, str> {
+pub fn without_tokens(path: &str) -> Cow<'_, str> {
     let mut path = Cow::Borrowed(path);
     while let Some((range, _)) = TokenHash::find(path.as_bytes()) {
         path.to_mut().replace_range(range, "[token]");
@@ -124,14 +124,14 @@ impl Intended<'_> {
         write(core, &self.intent(&without_tokens(self.target.path())))
     }
 
-    /// The same with one call for all that are recorded in one turn of the core. The record is with the
-    /// operating system when what is returned is ready.
+    /// The same with one call for all that are recorded in one turn of the core, and with this path, which holds
+    /// no proxy token. The record is with the operating system when what is returned is ready.
     ///
     /// # Errors
     /// The record can't be written; then the key may not be used.
-    pub async fn record_among_others(&self, core: &Core) -> Result<(Receipt, Draft), Rejection> {
+    pub async fn record_among_others(&self, core: &Core, path: &str) -> Result<(Receipt, Draft), Rejection> {
         let began = Instant::now();
-        let queued = core.audit.queue(&self.intent(&without_tokens(self.target.path())));
+        let queued = core.audit.queue(&self.intent(path));
         let recorded = match queued {
             Ok(queued) => queued.await,
             Err(why) => Err(why),

@@ -1,12 +1,10 @@
 //! Which scheme, authority and path a request means, from its connection, target and Host.
 
-use std::collections::HashMap;
-
 use http::header::HOST;
 use http::{Method, Request, Version};
 
 use super::Mode;
-use super::core::{Core, Route};
+use super::core::{Core, Routes};
 use super::reject::{Code, Rejection};
 use super::tunnel::Tunnel;
 use crate::model::{Authority, Scheme, nearest};
@@ -62,14 +60,15 @@ pub fn read<B>(core: &Core, tunnel: &Tunnel, request: &Request<B>) -> Result<Tar
 
 /// The target of an HTTP/1.1 request with this one `Host`, in origin form; `None` if there is more to it
 /// than that, or it would be refused.
-pub fn plain(core: &Core, tunnel: &Tunnel, host: &str, path_and_query: http::uri::PathAndQuery) -> Option<Target> {
+pub fn plain(core: &Core, tunnel: &Tunnel, host: &str, path: &[u8]) -> Option<Target> {
     match (tunnel.mode, &tunnel.target) {
         _ if tunnel.wrong_name => None,
         (Mode::Forward, Some((scheme, authority))) if authority.is_written(host, scheme.default_port()) => {
+            let path_and_query = path.try_into().ok()?;
             Some(Target { scheme: *scheme, authority: authority.clone(), path_and_query, by: Word::Check })
         }
         (Mode::Forward, _) => None,
-        (Mode::Gateway, _) => routed(core, path_and_query.as_str()).ok(),
+        (Mode::Gateway, _) => routed(core, path).ok(),
     }
 }
 
@@ -149,24 +148,28 @@ fn absolute<B>(tunnel: &Tunnel, request: &Request<B>) -> Result<Target, Rejectio
 /// `/openai/v1/models` -> the route `openai`'s base URL and `/v1/models`.
 fn gateway<B>(core: &Core, request: &Request<B>) -> Result<Target, Rejection> {
     host(request)?;
-    routed(core, origin_path(request).as_str())
+    routed(core, origin_path(request).as_str().as_bytes())
 }
 
-fn routed(core: &Core, whole: &str) -> Result<Target, Rejection> {
-    let rest = whole.strip_prefix('/').unwrap_or_default();
-    let end = rest.find(['/', '?']).unwrap_or(rest.len());
-    let name = &rest[..end];
+fn routed(core: &Core, whole: &[u8]) -> Result<Target, Rejection> {
+    let unread = || Rejection::new(Code::BadRequest, "the path can't be read");
+    let rest = whole.strip_prefix(b"/").unwrap_or_default();
+    let (name, tail) = rest.split_at(memchr::memchr2(b'/', b'?', rest).unwrap_or(rest.len()));
+    let name = std::str::from_utf8(name).map_err(|_| unread())?;
     let routes = core.shared.routes.load();
     let route = routes.get(name).ok_or_else(|| unrouted(&routes, name))?;
-    let tail = &rest[end..];
-    let slash = if tail.starts_with('/') { "" } else { "/" };
-    let path = format!("{}{slash}{tail}", route.base_path);
-    let path_and_query = path.parse().map_err(|_| Rejection::new(Code::BadRequest, "the path can't be read"))?;
+    let mut path = Vec::with_capacity(route.base_path.len() + 1 + tail.len());
+    path.extend_from_slice(route.base_path.as_bytes());
+    if !tail.starts_with(b"/") {
+        path.push(b'/');
+    }
+    path.extend_from_slice(tail);
+    let path_and_query = http::uri::PathAndQuery::from_maybe_shared(path).map_err(|_| unread())?;
     Ok(Target { scheme: route.scheme, authority: route.authority.clone(), path_and_query, by: route.by })
 }
 
 /// The path's first segment names no route. It isn't repeated: whatever isn't a route may be a key.
-fn unrouted(routes: &HashMap<String, Route>, wanted: &str) -> Rejection {
+fn unrouted(routes: &Routes, wanted: &str) -> Rejection {
     let mut names: Vec<&str> = routes.keys().map(String::as_str).collect();
     names.sort_unstable();
     let near = nearest(&wanted.to_ascii_lowercase(), names.iter().copied());

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, O
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::ArcSwap;
 use dashmap::DashMap;
 use foldhash::quality::RandomState;
 
@@ -86,8 +86,39 @@ pub struct Registry {
     generation: AtomicU64,
     /// Held while the index is rebuilt, so that none is replaced by one that was begun earlier.
     rebuilding: Mutex<()>,
-    fresh: ArcSwapOption<Moment>,
+    fresh: Fresh,
     max_staleness: Duration,
+}
+
+/// When the store was last asked and answered, on both clocks. They are read one after the other: a reader that
+/// comes between two writes takes the older of two moments for the last one.
+struct Fresh {
+    /// What the running clock is counted from.
+    from: Instant,
+    /// By the running clock, in nanoseconds.
+    instant: AtomicU64,
+    /// By the other one, in milliseconds; [`NEVER`] until the first time.
+    time: AtomicI64,
+}
+
+const NEVER: i64 = i64::MIN;
+
+impl Fresh {
+    fn never() -> Self {
+        Self { from: Instant::now(), instant: AtomicU64::new(0), time: AtomicI64::new(NEVER) }
+    }
+
+    fn put(&self, asked: Moment) {
+        let since = asked.instant.saturating_duration_since(self.from);
+        self.instant.store(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX), Ordering::Release);
+        self.time.store(asked.time.millis(), Ordering::Release);
+    }
+
+    fn get(&self) -> Option<Moment> {
+        let time = self.time.load(Ordering::Acquire);
+        let instant = self.from + Duration::from_nanos(self.instant.load(Ordering::Acquire));
+        (time != NEVER).then_some(Moment { time: Timestamp(time), instant })
+    }
 }
 
 impl Registry {
@@ -105,7 +136,7 @@ impl Registry {
             index: ArcSwap::default(),
             generation: AtomicU64::new(0),
             rebuilding: Mutex::default(),
-            fresh: ArcSwapOption::empty(),
+            fresh: Fresh::never(),
             max_staleness,
         }
     }
@@ -173,7 +204,7 @@ impl Registry {
 
     /// The store was asked at this moment, and answered: what is in here is no older.
     pub fn mark_fresh(&self, asked: Moment) {
-        self.fresh.store(Some(Arc::new(asked)));
+        self.fresh.put(asked);
     }
 
     /// Whether the store has been out of reach for longer than `store.max_staleness`.
@@ -185,7 +216,7 @@ impl Registry {
     /// How long ago the store answered; `None` if it never did.
     #[must_use]
     pub fn staleness(&self, now: Moment) -> Option<Duration> {
-        self.fresh.load().as_ref().map(|fresh| now.since(fresh))
+        self.fresh.get().map(|fresh| now.since(&fresh))
     }
 
     /// Takes over a project.

@@ -5,7 +5,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use http::header::AUTHORIZATION;
-use http::uri::PathAndQuery;
 use http::{HeaderName, Method};
 
 use super::ask::{self, Ask, Kind};
@@ -59,7 +58,7 @@ pub(super) fn decide(
     let began = Moment::now(&*shared.clock);
     let text = input.get(..ask.head)?;
     core.timed.begin_at(began.instant());
-    let path = PathAndQuery::try_from(text.get(ask.path.clone())?).ok()?;
+    let path = text.get(ask.path.clone())?;
     let (_, host) = fields.get(ask.host)?.of(text);
     let host = std::str::from_utf8(host).ok().filter(|host| host.is_ascii())?;
     let target = target::plain(core, tunnel, host, path)?;

@@ -56,8 +56,7 @@ where
                 Came::End => return None,
             }
         }
-        // In a box, so that an idle connection has no room for it.
-        match Box::pin(serve::serve(&core, &tunnel, &mut agent)).await {
+        match serve::serve(&core, &tunnel, &mut agent).await {
             Went::On if core.draining.begun() => return agent.close().await,
             Went::On => {
                 since = core.timed.mark();
