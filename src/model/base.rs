@@ -1,6 +1,6 @@
 //! The address of a service, as people write it in settings and variables.
 
-use super::{Authority, HostPattern, Scheme};
+use super::{Authority, HostPattern, Scheme, TokenHash};
 
 /// A base URL: scheme, host, port, and the path before everything that is asked there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,26 +15,35 @@ pub struct BaseUrl {
 
 /// The text is no base URL. It isn't repeated, since it may hold a password.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("no base URL such as https://api.example.com/v1")]
-pub struct BaseUrlError;
+pub enum BaseUrlError {
+    /// It isn't written as one.
+    #[error("no base URL such as https://api.example.com/v1")]
+    Form,
+    /// It would be on every record and log line of the service.
+    #[error("the base URL holds a proxy token; agents show tokens in their requests, so leave it out here")]
+    Token,
+}
 
 impl BaseUrl {
     /// Reads `https://HOST[:PORT][/PATH]`, or the same with `http://`.
     ///
     /// # Errors
-    /// Another scheme, a host that isn't one, a user, a query or a fragment.
+    /// Another scheme, a host that isn't one, a user, a query, a fragment, or a proxy token in the path.
     pub fn parse(text: &str) -> Result<Self, BaseUrlError> {
         let (scheme, rest) = match (text.strip_prefix("https://"), text.strip_prefix("http://")) {
             (Some(rest), _) => (Scheme::Https, rest),
             (_, Some(rest)) => (Scheme::Http, rest),
-            _ => return Err(BaseUrlError),
+            _ => return Err(BaseUrlError::Form),
         };
         let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-        let authority = Authority::parse(host, scheme.default_port()).map_err(|_| BaseUrlError)?;
+        let authority = Authority::parse(host, scheme.default_port()).map_err(|_| BaseUrlError::Form)?;
         let plain = path.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'?' | b'#'));
         let whole = plain && (path.is_empty() || path.parse::<http::uri::PathAndQuery>().is_ok());
         if !whole {
-            return Err(BaseUrlError);
+            return Err(BaseUrlError::Form);
+        }
+        if TokenHash::find(path.as_bytes()).is_some() {
+            return Err(BaseUrlError::Token);
         }
         Ok(Self { scheme, authority, path: path.trim_end_matches('/').to_owned() })
     }
@@ -62,7 +71,7 @@ impl BaseUrl {
         } else {
             self.authority.to_string()
         };
-        HostPattern::parse(&written).map_err(|_| BaseUrlError)
+        HostPattern::parse(&written).map_err(|_| BaseUrlError::Form)
     }
 }
 
@@ -81,6 +90,7 @@ impl std::fmt::Display for BaseUrl {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{ProxyToken, TokenForm, TokenShape};
 
     #[test]
     fn addresses_are_read_as_people_write_them() {
@@ -98,7 +108,16 @@ mod tests {
         }
         for text in ["", "ftp://a.test", "https://u:p@a.test", "https://a.test/?q", "https://a.test/#f", "https://a b/"]
         {
-            assert!(BaseUrl::parse_bare(text).is_err(), "{text}");
+            assert_eq!(BaseUrl::parse_bare(text), Err(BaseUrlError::Form), "{text}");
         }
+    }
+
+    #[test]
+    fn base_url_with_a_proxy_token_is_refused_without_repeating_it() {
+        let token = ProxyToken::generate(TokenForm::Long, &TokenShape::default()).expect("a token");
+        let text = format!("https://api.example.com/bot{}/v1", token.expose());
+        let why = BaseUrl::parse(&text).expect_err("refused");
+        assert_eq!(why, BaseUrlError::Token);
+        assert!(!why.to_string().contains("spt_"), "{why}");
     }
 }

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use http::{HeaderMap, Method};
-use smallvec::SmallVec;
 
 use super::Mode;
 use super::identify::{Found, Identified};
@@ -20,7 +19,7 @@ use crate::vault::key::Key;
 /// What may be done with the request.
 pub enum Authorized {
     /// One permit for each token that was found, in the same order.
-    Swap(SmallVec<[Permit; 1]>),
+    Swap(Vec<Permit>),
     /// A key is put into an empty slot.
     Fill(Box<(Arc<Key>, Slot, Permit)>),
     /// It goes on as it is, without a key.

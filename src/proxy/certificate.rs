@@ -8,7 +8,6 @@
 use std::sync::Arc;
 
 use http::Request;
-use smallvec::SmallVec;
 
 use super::account::Account;
 use super::authorize::Authorized;
@@ -70,7 +69,7 @@ pub fn owe<B>(
     account: &mut Account,
 ) -> Result<Owed, Rejection> {
     let lost = || Rejection::new(Code::Internal, "the permit of the client certificate is gone");
-    let (key, slot, permit, session, token) = match std::mem::replace(authorized, Authorized::Swap(SmallVec::new())) {
+    let (key, slot, permit, session, token) = match std::mem::replace(authorized, Authorized::Swap(Vec::new())) {
         Authorized::Plain => return Err(lost()),
         Authorized::Swap(mut permits) => {
             let mut at = identified.found.iter().enumerate().filter(|(_, found)| of_connection(found));

@@ -202,7 +202,8 @@ impl Registry {
         (self.tokens.len(), self.sessions.len())
     }
 
-    /// The store was asked at this moment, and answered: what is in here is no older.
+    /// The store was asked at this moment, since this view was made, and answered: what is in here is no older. For one
+    /// caller at a time.
     pub fn mark_fresh(&self, asked: Moment) {
         self.fresh.put(asked);
     }

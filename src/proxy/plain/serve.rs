@@ -132,7 +132,7 @@ async fn send(
     let (found, target) = (ready.identified.found.first().ok_or_else(gone)?, &ready.target);
     let (usage, at) = (Use::of(found), now.time());
     let intended = Intended { tunnel, exchange, target, usage, policies: &digest, permit: &permit, at };
-    // The head's only token stands in a field.
+    // The head's only token stands in a field, and no route's base URL holds one.
     let (receipt, draft) = intended.record_among_others(core, target.path()).await?;
     account.owe(found.token.session.id, Some(Arc::clone(permit.rule())), draft);
     // Others were recorded meanwhile.
