@@ -11,7 +11,7 @@ Only the thread that does the work counts, without its ticks and less what else 
 to do; of several pieces, the one in the middle. The kernel isn't counted.
 
 The crate is built with little optimisation, on the dependencies that the tests are built with. A release would take
-five minutes more to build, since nothing of it is there; this takes two. Counts are higher than a release's by half or
+ten minutes more to build, since nothing of it is there; this takes two or three. Counts are higher than a release's by half or
 more, but every call, copy, allocation and hash of an exchange is in them, and a release follows.
 """
 import argparse
@@ -35,7 +35,8 @@ BASELINE = HERE / "instructions.json"
 PROFILES = Path(os.environ.get("CARGO_TARGET_DIR", HERE.parent / "target")) / "instructions"
 TOLERANCE = 0.03
 KEY = "sk-made-up-0123456789abcdefghijklmnopqrstuvwxyz"
-# How long each side waits before its turn. Under callgrind the node takes about 3 ms for one, and longer where others have the machine.
+# How long each side waits before its turn. Under callgrind the node takes about 3 ms for one, and longer where others
+# have the machine.
 REST = 0.008
 # How many exchanges are made before it counts, in how many pieces it counts and how many there are in each, and for how
 # many seconds nothing is done.
@@ -202,7 +203,7 @@ WORK = {
 
 def measured(node, upstream, what, idle, a):
     """What is recorded is the middle of three counts; what rose too far is counted twice more, and the least of them
-    is held against that: what others do to the machine adds to a count and takes nothing away."""
+    is held against that: what others do to the machine adds to a count and hardly ever takes away."""
     if a.record:
         return statistics.median(count(node, upstream, what, idle) for _ in range(3))
     found = count(node, upstream, what, idle)

@@ -55,11 +55,11 @@ pub async fn record(
     account: &mut Account,
 ) -> Result<Vec<Receipt>, Rejection> {
     let mut receipts = Vec::new();
-    let path = &without_tokens(target.path());
     match authorized {
         Authorized::Plain => {}
         Authorized::Swap(permits) => {
             receipts.reserve_exact(permits.len());
+            let path = &without_tokens(target.path());
             for (found, permit) in in_request(identified).zip(permits) {
                 let usage = Use::of(found);
                 let intended = Intended { tunnel, exchange, target, usage, policies, permit, at };
@@ -74,7 +74,7 @@ pub async fn record(
                 session.ok_or_else(|| Rejection::new(Code::Internal, "a key is injected only for a session"))?;
             let usage = Use { session, token: None, key, slot };
             let intended = Intended { tunnel, exchange, target, usage, policies, permit, at };
-            let (receipt, draft) = intended.record_among_others(core, path).await?;
+            let (receipt, draft) = intended.record_among_others(core, &without_tokens(target.path())).await?;
             account.owe(session.id, Some(Arc::clone(permit.rule())), draft);
             receipts.push(receipt);
         }
