@@ -227,15 +227,16 @@ impl Of<'_> {
                 connection.done(&head);
                 BytesMut::new()
             };
+            behind_the_ready().await;
+            // Until it is said, the exchange can only end as one that was cut.
+            account.status = head.status.as_u16();
+            if agent.say_both(&reply.front, &body).await.is_err() {
+                return Went::Lost;
+            }
+            // The agent doesn't wait for what is written of it.
             account.counted().bytes_out.set(reply.body as u64);
             account.close(head.status.as_u16(), None);
-            drop((account, ready));
-            behind_the_ready().await;
-            return match agent.say_both(&reply.front, &body).await {
-                Ok(()) if self.lasts => Went::On,
-                Ok(()) => Went::Out,
-                Err(_) => Went::Lost,
-            };
+            return if self.lasts { Went::On } else { Went::Out };
         }
         let response = match connection.response(&head) {
             Ok(response) => response,
