@@ -230,11 +230,11 @@ impl Of<'_> {
             behind_the_ready().await;
             // Until it is said, the exchange can only end as one that was cut.
             account.status = head.status.as_u16();
+            account.counted().bytes_out.set(reply.body as u64);
             if agent.say_both(&reply.front, &body).await.is_err() {
                 return Went::Lost;
             }
             // The agent doesn't wait for what is written of it.
-            account.counted().bytes_out.set(reply.body as u64);
             account.close(head.status.as_u16(), None);
             return if self.lasts { Went::On } else { Went::Out };
         }

@@ -130,6 +130,28 @@ async fn flood_of_requests_whose_replies_nobody_reads_stops_at_a_bound() {
     assert!(before < 20_000, "{before} requests went on for an agent that reads nothing");
 }
 
+#[tokio::test]
+async fn reply_that_its_agent_never_takes_is_recorded_as_aborted() {
+    let script = |mut raw: Raw, _| async move {
+        let reply = [b"HTTP/1.1 200 OK\r\ncontent-length: 8000\r\n\r\n".as_slice(), &[b'a'; 8000]].concat();
+        while !raw.head().await.is_empty() {
+            if raw.try_send(&reply).await.is_err() {
+                return;
+            }
+        }
+    };
+    let world =
+        World::build().script(script).settings(|s| s.proxy.deadlines.unread = Duration::from_millis(300)).start().await;
+    let mut raw = world.agent().inside(HOST, b"http/1.1").await;
+    let many = world.head("/").repeat(200);
+    let flood = async { while raw.try_send(&many).await.is_ok() {} };
+    soon("the end of the flood", flood).await;
+    let outcomes = world.stopped("outcome").await;
+    let cut: Vec<_> = outcomes.iter().filter(|outcome| outcome["outcome"] != "ok").collect();
+    let [cut] = cut[..] else { panic!("one reply found no room: {cut:?}") };
+    assert_eq!((&cut["outcome"], &cut["status"]), (&"aborted".into(), &200.into()));
+}
+
 /// Somebody who accepts connections and says nothing on them.
 async fn silent() -> (TcpListener, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
