@@ -2,7 +2,7 @@
 """Brings the peers, runs them and ours through all workloads, interleaved, and writes tables and a plot. See README.md.
 
   benches/peers/run.py [--rounds 5] [--secs 1.5] [--only json,newconn] [--modes forward,gateway,gateway-tls]
-                       [--no-idle] [--no-million] [--no-build] [--append] [--out NAME] [TARGET...]
+                       [--no-idle] [--no-million] [--no-awake] [--no-build] [--append] [--out NAME] [TARGET...]
 """
 import argparse
 import json
@@ -12,7 +12,7 @@ import time
 
 import install
 import report
-from measure import D, LOAD_CPU, NAMES, Lock, Target, derive, measure, mem, spawn, stats, wait_port
+from measure import D, LOAD_CPU, NAMES, Awake, Lock, Target, derive, measure, mem, spawn, stats, wait_port
 
 ALL = ["ours", "limit", "bare", "nginx", "haproxy", "squid", "mitmproxy", "hudsucker"]
 BOTH, FORWARD = ("forward", "gateway-tls"), ("forward",)
@@ -51,13 +51,13 @@ def bring(wanted, build=True):
     return had, {k: v for k, v in versions.items() if v}
 
 
-def round_of(number, targets, a, up, keep):
+def round_of(number, targets, a, up, awake, keep):
     """One sample of each target, mode and workload; the order of the targets differs from round to round."""
     for w, (options, modes, free) in WORKLOADS.items():
         if a.only and w not in a.only.split(","):
             continue
         if w in DIRECT:
-            j = measure(["--mode", "direct", "--ca", f"{D}/up-ca.pem", "--token", NAMES["REAL"]], options, a.secs, 0, up.pid)
+            j = measure(["--mode", "direct", "--ca", f"{D}/up-ca.pem", "--token", NAMES["REAL"]], options, a.secs, 0, up.pid, awake)
             keep(number, "direct", "direct", w, derive(w, j), j)
         jobs = [(t, m) for t in targets for m in t.modes if m in modes and (not a.modes or m in a.modes.split(","))]
         for t, m in jobs[number % max(1, len(jobs)):] + jobs[:number % max(1, len(jobs))]:
@@ -67,7 +67,7 @@ def round_of(number, targets, a, up, keep):
                 t.stop()
                 t.start()
             before = stats()
-            j = measure(t.args(m, free), options, a.secs, t.p.pid, up.pid)
+            j = measure(t.args(m, free), options, a.secs, t.p.pid, up.pid, awake)
             after = stats()
             figures = derive(w, j)
             if j.get("conns") and w in ("newconn", "resume"):
@@ -104,7 +104,7 @@ def idle_memory(name, mode, running):
     return row
 
 
-def million(a, up, running, keep, first):
+def million(a, up, awake, running, keep, first):
     """Ours with a million live tokens, ten thousand keys and ten thousand rules, beside ours with few."""
     few, many = Target("ours"), Target("ours-million")
     with Lock():
@@ -114,7 +114,7 @@ def million(a, up, running, keep, first):
         row = {t.name: [round(x, 1) for x in mem(t.p.pid)] for t in (few, many)}
         for number in range(first, first + a.rounds):
             for t in (few, many) if number % 2 else (many, few):
-                j = measure(t.args("forward"), WORKLOADS["json"][0], a.secs, t.p.pid, up.pid)
+                j = measure(t.args("forward"), WORKLOADS["json"][0], a.secs, t.p.pid, up.pid, awake)
                 keep(number, t.name, "forward", "million", derive("million", j), j)
         for t in (few, many):
             t.stop()
@@ -132,6 +132,7 @@ def main():
     ap.add_argument("--modes", default="")
     ap.add_argument("--no-idle", action="store_true", help="no memory of idle connections")
     ap.add_argument("--no-million", action="store_true", help="not with a million tokens")
+    ap.add_argument("--no-awake", action="store_true", help="processors may idle while nothing is to do")
     ap.add_argument("--no-build", action="store_true", help="our programs as they were built last")
     ap.add_argument("--out", default="latest")
     ap.add_argument("--append", action="store_true", help="add to the samples of an earlier run with the same --out")
@@ -142,7 +143,7 @@ def main():
     samples = report.Samples(out, a.append, list(WORKLOADS), versions)
     first = samples.rounds
     up = spawn(f"{NAMES['LOADGEN']} upstream --cert {D}/up.pem --key {D}/up.key", LOAD_CPU, f"{D}/log-upstream")
-    running = []
+    running, awake = [], Awake(not a.no_awake)
     try:
         wait_port("127.0.0.1:9443")
         if a.only != "none":
@@ -151,7 +152,7 @@ def main():
                 running[-1].start()
             for number in range(first, first + a.rounds):
                 with Lock():  # a round at a time, so that other work on this machine gets its turn
-                    round_of(number, running, a, up, samples.keep)
+                    round_of(number, running, a, up, awake, samples.keep)
                 time.sleep(1)
                 print(f"round {number + 1 - first}/{a.rounds} done", flush=True)
             while running:
@@ -162,11 +163,12 @@ def main():
                     if mode in BOTH and (not a.modes or mode in a.modes.split(",")):
                         samples.idle[f"{name}/{mode}"] = idle_memory(name, mode, running)
         if not a.no_million and "ours" in names:
-            samples.million = million(a, up, running, samples.keep, first)
+            samples.million = million(a, up, awake, running, samples.keep, first)
     finally:
         for t in running:
             t.stop()
         os.kill(up.pid, 15)
+        awake.stop()
         samples.write()
     print(samples.table())
     print(f"\nwrote {out}.md .svg .json .jsonl")
