@@ -86,7 +86,7 @@ pub struct Intent<'a> {
 /// How an exchange ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OutcomeWord {
-    /// The reply was relayed to its end.
+    /// The reply was relayed to its end. The last piece of one that came in pieces may have been on its way still.
     Ok,
     /// The upstream failed.
     UpstreamError,

@@ -16,6 +16,7 @@ use super::ask::{self, Read};
 use super::decide::{Ready, decide};
 use super::upload::{Broken, Upload};
 use super::{Went, answer};
+use crate::audit::OutcomeWord;
 use crate::credential::Credential;
 use crate::proxy::account::Account;
 use crate::proxy::core::Core;
@@ -230,13 +231,24 @@ impl Of<'_> {
             behind_the_ready().await;
             // Until it is said, the exchange can only end as one that was cut.
             account.status = head.status.as_u16();
-            account.counted().bytes_out.set(reply.body as u64);
-            if agent.say_both(&reply.front, &body).await.is_err() {
-                return Went::Lost;
-            }
-            // The agent doesn't wait for what is written of it.
-            account.close(head.status.as_u16(), None);
-            return if self.lasts { Went::On } else { Went::Out };
+            let say = agent.say_both(&reply.front, &body);
+            let said = match &ready.run {
+                Some(run) => run.guard(say).await,
+                None => Ok(say.await),
+            };
+            return match said {
+                Ok(Ok(())) => {
+                    // The agent doesn't wait for what is written of it.
+                    account.counted().bytes_out.set(reply.body as u64);
+                    account.close(head.status.as_u16(), None);
+                    if self.lasts { Went::On } else { Went::Out }
+                }
+                Ok(Err(_)) => Went::Lost,
+                Err(ended) => {
+                    account.cut(OutcomeWord::Aborted, Some(Rejection::from(ended).code));
+                    Went::Lost
+                }
+            };
         }
         let response = match connection.response(&head) {
             Ok(response) => response,

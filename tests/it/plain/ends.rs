@@ -8,6 +8,7 @@ use http_body_util::Full;
 use sallyport::model::{Authority, Secret};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpListener;
+use tokio::time::timeout;
 
 use super::Moments;
 use crate::support::world::HOST;
@@ -131,7 +132,7 @@ async fn flood_of_requests_whose_replies_nobody_reads_stops_at_a_bound() {
 }
 
 #[tokio::test]
-async fn reply_that_its_agent_never_takes_is_recorded_as_aborted() {
+async fn reply_that_its_agent_never_takes_is_recorded_as_aborted_and_a_revocation_ends_it() {
     let script = |mut raw: Raw, _| async move {
         let reply = [b"HTTP/1.1 200 OK\r\ncontent-length: 8000\r\n\r\n".as_slice(), &[b'a'; 8000]].concat();
         while !raw.head().await.is_empty() {
@@ -140,16 +141,27 @@ async fn reply_that_its_agent_never_takes_is_recorded_as_aborted() {
             }
         }
     };
-    let world =
-        World::build().script(script).settings(|s| s.proxy.deadlines.unread = Duration::from_millis(300)).start().await;
-    let mut raw = world.agent().inside(HOST, b"http/1.1").await;
-    let many = world.head("/").repeat(200);
-    let flood = async { while raw.try_send(&many).await.is_ok() {} };
-    soon("the end of the flood", flood).await;
-    let outcomes = world.stopped("outcome").await;
-    let cut: Vec<_> = outcomes.iter().filter(|outcome| outcome["outcome"] != "ok").collect();
-    let [cut] = cut[..] else { panic!("one reply found no room: {cut:?}") };
-    assert_eq!((&cut["outcome"], &cut["status"]), (&"aborted".into(), &200.into()));
+    for revoked in [false, true] {
+        let unread = Duration::from_millis(if revoked { 60_000 } else { 300 });
+        let world = World::build().script(script).settings(move |s| s.proxy.deadlines.unread = unread).start().await;
+        let mut raw = world.agent().inside(HOST, b"http/1.1").await;
+        let many = world.head("/").repeat(200);
+        // Nothing goes in any more once a reply waits for its agent, which only time can tell.
+        let flood = async { while let Ok(Ok(())) = timeout(Duration::from_secs(1), raw.try_send(&many)).await {} };
+        soon("the end of the flood", flood).await;
+        if revoked {
+            world.node.revoke_session(&world.started.session, "test");
+        }
+        let ended = async { while raw.try_send(&many).await.is_ok() {} };
+        soon("the end of the connection", ended).await;
+        let records = world.stopped_all().await;
+        let of = |kind: &str| records.iter().filter(|record| record["kind"] == kind).cloned().collect::<Vec<_>>();
+        let outcomes = of("outcome");
+        assert_eq!(outcomes.len(), of("intent").len(), "{revoked}");
+        let cut: Vec<_> = outcomes.iter().filter(|outcome| outcome["outcome"] != "ok").collect();
+        let [cut] = cut[..] else { panic!("{revoked}: one reply found no room: {cut:?}") };
+        assert_eq!((&cut["outcome"], &cut["status"]), (&"aborted".into(), &200.into()), "{revoked}");
+    }
 }
 
 /// Somebody who accepts connections and says nothing on them.

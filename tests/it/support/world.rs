@@ -279,22 +279,26 @@ impl World {
 
     /// Stops the node, which writes what waited; the records of a kind, oldest first.
     pub async fn stopped(self, kind: &str) -> Vec<serde_json::Value> {
+        self.stopped_all().await.into_iter().filter(|record| record["kind"] == kind).collect()
+    }
+
+    /// Stops the node and returns its audit records.
+    pub async fn stopped_all(self) -> Vec<serde_json::Value> {
         self.node.stop(Duration::from_secs(5)).await;
         let filter = sallyport::audit::Filter { limit: 10_000, ..Default::default() };
-        let all = sallyport::audit::query(&self.home.audit_dir(), &filter).expect("readable");
-        all.into_iter().filter(|record| record["kind"] == kind).collect()
+        sallyport::audit::query(&self.home.audit_dir(), &filter).expect("readable")
     }
 
     /// Stops the node, and checks that the secret stands nowhere: not in these answers, not in a log,
     /// a metric, an audit record or any other file; and that the audit verifies.
     pub async fn nothing_leaked(self, answers: &[super::Answer]) {
-        let mut emitted = emitted::all();
-        emitted.extend_from_slice(self.node.metrics().as_bytes());
+        let mut emitted = self.node.metrics().into_bytes();
         for answer in answers {
             emitted.extend_from_slice(format!("{:?} {:?}", answer.headers, answer.trailers).as_bytes());
             emitted.extend_from_slice(&answer.body);
         }
         self.node.stop(Duration::from_secs(5)).await;
+        emitted.extend_from_slice(&emitted::all());
         files(self.home.dir(), &mut emitted);
         assert_eq!(emitted::find(&emitted, &self.secret), None);
         assert_eq!(emitted::find(&emitted, self.value.expose()), None, "the token is logged or echoed");
