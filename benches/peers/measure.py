@@ -39,13 +39,24 @@ class Awake:
     others want it, too: that is in every wake-up, and differs from one second to the next by more than programs do.
     What spins here has the lowest class of all (SCHED_IDLE): whatever else is ready goes first."""
 
-    SPIN = "import os\nos.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))\nwhile True: pass"
+    SPIN = """
+import os
+os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+parent = os.getppid()
+while os.getppid() == parent:
+    for _ in range(1_000_000):
+        pass
+"""
 
     def __init__(self, wanted):
-        cpus = {PROXY_CPU, LOAD_CPU} if wanted else ()
-        self.spinning = [subprocess.Popen(["taskset", "-c", cpu, sys.executable, "-c", self.SPIN]) for cpu in cpus]
+        self.cpus = {PROXY_CPU, LOAD_CPU} if wanted else ()
+        self.spinning = []
 
-    def stop(self):
+    def __enter__(self):
+        self.spinning = [subprocess.Popen(["taskset", "-c", cpu, sys.executable, "-c", self.SPIN]) for cpu in self.cpus]
+        return self
+
+    def __exit__(self, *a):
         for p in self.spinning:
             p.kill()
             p.wait()
@@ -187,29 +198,33 @@ class Target:
         return a
 
 
-def measure(args, opts, secs, pid, up, awake):
-    """One load run; a run that others disturbed is repeated, and the calmest is kept."""
+def measure(args, opts, secs, up, awake, target=None):
+    """One load run; one that others or the host disturbed is repeated, and the calmest is kept. One that went wrong
+    is kept whatever comes after it."""
     best = None
-    cmd = ["taskset", "-c", LOAD_CPU, NAMES["LOADGEN"], "load", *args, "--warmup", "0.4", *shlex.split(opts), "--duration", str(secs),
-           "--pid", str(pid), "--upstream-pid", str(up)]
     for _ in range(TRIES):
-        b0, s0 = busy()
-        spun = awake.spent()
-        t0 = time.time()
+        if target and target.e.get("RESTART"):
+            target.stop()
+            target.start()
+        cmd = ["taskset", "-c", LOAD_CPU, NAMES["LOADGEN"], "load", *args, "--warmup", "0.4", *shlex.split(opts), "--duration",
+               str(secs), "--pid", str(target.p.pid if target else 0), "--upstream-pid", str(up)]
+        before, spun, (b0, s0), t0 = stats(), awake.spent(), busy(), time.time()
         r = subprocess.run(cmd, capture_output=True, text=True, timeout=120)
-        wall = time.time() - t0
-        b1, s1 = busy()
-        spun = awake.spent() - spun
+        wall, (b1, s1), spun, after = time.time() - t0, busy(), awake.spent() - spun, stats()
         try:
             j = json.loads(r.stdout.strip().splitlines()[-1])
         except Exception:
-            return {"requests": 0, "errors": 1, "error": (r.stderr or r.stdout)[-200:], "foreign": 0.0}
+            return {"requests": 0, "errors": 1, "error": (r.stderr or r.stdout)[-200:], "disturbed": 0.0}
         own = (j["proxy_cpu_s"] + j["upstream_cpu_s"] + j["load_cpu_s"]) / j["wall_s"] * wall
-        j["foreign"] = round(max(0.0, (b1 - b0) - own - spun) / wall, 3)  # cores used by others (or stolen)
-        j["steal"] = round((s1 - s0) / wall, 3)
-        if best is None or j["foreign"] < best["foreign"]:
+        j["foreign"] = round(((b1 - b0) - own - spun) / wall, 3)  # cores used by others, or stolen from those that idle
+        j["steal"] = round((s1 - s0) / wall, 3)  # cores that the host gave to others
+        j["disturbed"] = max(0.0, j["foreign"], j["steal"])
+        j["up_conns"] = after["conns"] - before["conns"]
+        if j["errors"] or j["bad_status"] or j["key_ok"] != j["requests"]:
+            return j
+        if best is None or j["disturbed"] < best["disturbed"]:
             best = j
-        if j["foreign"] < 0.15:
+        if j["disturbed"] < 0.15:
             break
     return best
 
@@ -235,7 +250,9 @@ def derive(w, j):
         o["p50_us"], o["p99_us"] = j["p50_us"], j["p99_us"]
     o["ok"] = int(n > 0 and j.get("key_ok") == n and j.get("bad_status") == 0)
     o["errors"] = j.get("errors", 0)
-    o["foreign"] = j.get("foreign", 0)
+    o["disturbed"] = j.get("disturbed", 0)
+    if j.get("conns") and w in ("newconn", "resume"):
+        o["up_conns_per_conn"] = j["up_conns"] / j["conns"]
     return o
 
 

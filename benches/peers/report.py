@@ -11,7 +11,7 @@ from pathlib import Path
 import plot
 
 NAMES = {"ours": "sallyport", "ours-quiet": "sallyport, no log line", "ours-million": "sallyport, a million tokens"}
-# A sample is calm while other processes, or what the host takes away, use less than so many processors.
+# A sample is calm while other processes use less than so many processors, and the host takes away less.
 CALM = 0.25
 MODES = ["direct", "forward", "gateway-tls", "gateway"]
 REQUEST = ["cpu_us_per_req", "rps", "util", "p50_us", "p99_us"]
@@ -64,7 +64,8 @@ def machine():
 class Samples:
     """All samples of a run, and what is made of them."""
 
-    def __init__(self, out, append, workloads, versions):
+    def __init__(self, out, append, workloads, versions, awake):
+        self.awake = awake
         self.out, self.workloads = out, [*workloads, "million"]
         self.rows, self.idle, self.million, self.rounds, self.versions = [], {}, None, 0, versions
         out.parent.mkdir(exist_ok=True)
@@ -72,6 +73,8 @@ class Samples:
         if append and self.raw.exists():
             for line in self.raw.read_text().splitlines():
                 r = json.loads(line)
+                if r["awake"] != awake:
+                    raise SystemExit(f"{self.raw} was measured with processors that were {'awake' if r['awake'] else 'not kept awake'}")
                 self.rows.append({k: r[k] for k in ("round", "target", "mode", "w")} | r["d"])
             self.rounds = 1 + max((r["round"] for r in self.rows), default=-1)
             if out.with_suffix(".json").exists():
@@ -86,7 +89,7 @@ class Samples:
         sample = {"round": number, "target": target, "mode": mode, "w": w}
         self.rows.append(sample | figures)
         with self.raw.open("a") as f:
-            f.write(json.dumps(sample | {"d": figures, "raw": raw}) + "\n")
+            f.write(json.dumps(sample | {"awake": self.awake, "d": figures, "raw": raw}) + "\n")
 
     def medians(self):
         """Of each workload, mode and target. Delays are what the same round's direct way doesn't have."""
@@ -101,7 +104,7 @@ class Samples:
             groups.setdefault((r["w"], r["mode"], r["target"]), []).append(r)
         found = {}
         for at, rs in groups.items():
-            calm = [r for r in rs if r.get("foreign", 0) < CALM]  # samples taken while nothing else ran
+            calm = [r for r in rs if r.get("disturbed", 0) < CALM]  # samples taken while nothing else ran
             rs = calm if len(calm) >= 3 else rs
             d = {"n": len(rs), "valid": sum(r["ok"] for r in rs), "errors": sum(r["errors"] for r in rs)}
             for c in COLUMNS[at[0]]:
@@ -142,7 +145,7 @@ class Samples:
         rounds = {}
         for r in self.rows:
             if (r["w"], r["mode"]) == (w, mode) and r["target"] in (target, base) and column in r:
-                rounds.setdefault(r["round"], {})[r["target"]] = (r[column], r.get("foreign", 0) < CALM)
+                rounds.setdefault(r["round"], {})[r["target"]] = (r[column], r.get("disturbed", 0) < CALM)
         both = [(r[target], r[base]) for r in rounds.values() if target in r and base in r]
         calm = [(one, other) for one, other in both if one[1] and other[1]]
         return statistics.median(one[0] / other[0] for one, other in (calm if len(calm) >= 3 else both))
@@ -209,7 +212,7 @@ class Samples:
 
     def write(self):
         """Writes OUT.md, OUT.svg and OUT.json."""
-        head = machine()
+        head = machine() + (", processors kept awake" if self.awake else "")
         versions = ", ".join(self.versions.values())
         text = f"{head}. {versions}.\n\n{self.table()}\n\n{self.all_figures()}"
         self.out.with_suffix(".md").write_text(text)

@@ -12,7 +12,7 @@ import time
 
 import install
 import report
-from measure import D, LOAD_CPU, NAMES, Awake, Lock, Target, derive, measure, mem, spawn, stats, wait_port
+from measure import D, LOAD_CPU, NAMES, Awake, Lock, Target, derive, measure, mem, spawn, wait_port
 
 ALL = ["ours", "limit", "bare", "nginx", "haproxy", "squid", "mitmproxy", "hudsucker"]
 BOTH, FORWARD = ("forward", "gateway-tls"), ("forward",)
@@ -57,21 +57,14 @@ def round_of(number, targets, a, up, awake, keep):
         if a.only and w not in a.only.split(","):
             continue
         if w in DIRECT:
-            j = measure(["--mode", "direct", "--ca", f"{D}/up-ca.pem", "--token", NAMES["REAL"]], options, a.secs, 0, up.pid, awake)
+            j = measure(["--mode", "direct", "--ca", f"{D}/up-ca.pem", "--token", NAMES["REAL"]], options, a.secs, up.pid, awake)
             keep(number, "direct", "direct", w, derive(w, j), j)
         jobs = [(t, m) for t in targets for m in t.modes if m in modes and (not a.modes or m in a.modes.split(","))]
         for t, m in jobs[number % max(1, len(jobs)):] + jobs[:number % max(1, len(jobs))]:
             if (w == "h2" and not t.e.get("H2")) or w in t.e.get("SKIP", "").split(","):
                 continue
-            if t.e.get("RESTART"):
-                t.stop()
-                t.start()
-            before = stats()
-            j = measure(t.args(m, free), options, a.secs, t.p.pid, up.pid, awake)
-            after = stats()
+            j = measure(t.args(m, free), options, a.secs, up.pid, awake, t)
             figures = derive(w, j)
-            if j.get("conns") and w in ("newconn", "resume"):
-                figures["up_conns_per_conn"] = (after["conns"] - before["conns"]) / max(1, j["conns"])
             keep(number, t.name, m, w, figures, j)
             if not figures["ok"] or figures["errors"]:
                 print(f"  ! round {number} {t.name} {m} {w}: ok={figures['ok']} errors={figures['errors']} {j.get('error', '')}", flush=True)
@@ -107,14 +100,14 @@ def idle_memory(name, mode, running):
 def million(a, up, awake, running, keep, first):
     """Ours with a million live tokens, ten thousand keys and ten thousand rules, beside ours with few."""
     few, many = Target("ours"), Target("ours-million")
-    with Lock():
+    with Lock(), awake:
         for t in (few, many):
             running.append(t)
             t.start()
         row = {t.name: [round(x, 1) for x in mem(t.p.pid)] for t in (few, many)}
         for number in range(first, first + a.rounds):
             for t in (few, many) if number % 2 else (many, few):
-                j = measure(t.args("forward"), WORKLOADS["json"][0], a.secs, t.p.pid, up.pid, awake)
+                j = measure(t.args("forward"), WORKLOADS["json"][0], a.secs, up.pid, awake, t)
                 keep(number, t.name, "forward", "million", derive("million", j), j)
         for t in (few, many):
             t.stop()
@@ -140,7 +133,7 @@ def main():
     names, versions = bring(a.targets, not a.no_build)
     subprocess.run([str(install.BENCH / "ca.sh"), D], check=True, capture_output=True)
     out = install.BENCH / "results" / a.out
-    samples = report.Samples(out, a.append, list(WORKLOADS), versions)
+    samples = report.Samples(out, a.append, list(WORKLOADS), versions, not a.no_awake)
     first = samples.rounds
     up = spawn(f"{NAMES['LOADGEN']} upstream --cert {D}/up.pem --key {D}/up.key", LOAD_CPU, f"{D}/log-upstream")
     running, awake = [], Awake(not a.no_awake)
@@ -151,7 +144,7 @@ def main():
                 running.append(Target(name))
                 running[-1].start()
             for number in range(first, first + a.rounds):
-                with Lock():  # a round at a time, so that other work on this machine gets its turn
+                with Lock(), awake:  # a round at a time, so that other work on this machine gets its turn
                     round_of(number, running, a, up, awake, samples.keep)
                 time.sleep(1)
                 print(f"round {number + 1 - first}/{a.rounds} done", flush=True)
@@ -168,7 +161,6 @@ def main():
         for t in running:
             t.stop()
         os.kill(up.pid, 15)
-        awake.stop()
         samples.write()
     print(samples.table())
     print(f"\nwrote {out}.md .svg .json .jsonl")
