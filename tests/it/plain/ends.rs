@@ -147,7 +147,7 @@ async fn reply_that_its_agent_never_takes_is_recorded_as_aborted_and_a_revocatio
         let mut raw = world.agent().inside(HOST, b"http/1.1").await;
         let many = world.head("/").repeat(200);
         // Nothing goes in any more once a reply waits for its agent, which only time can tell.
-        let flood = async { while let Ok(Ok(())) = timeout(Duration::from_secs(1), raw.try_send(&many)).await {} };
+        let flood = async { while let Ok(Ok(())) = timeout(Duration::from_secs(2), raw.try_send(&many)).await {} };
         soon("the end of the flood", flood).await;
         if revoked {
             world.node.revoke_session(&world.started.session, "test");
