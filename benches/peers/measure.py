@@ -208,15 +208,15 @@ def measure(args, opts, secs, up, awake, target=None):
             target.start()
         cmd = ["taskset", "-c", LOAD_CPU, NAMES["LOADGEN"], "load", *args, "--warmup", "0.4", *shlex.split(opts), "--duration",
                str(secs), "--pid", str(target.p.pid if target else 0), "--upstream-pid", str(up)]
-        before, spun, (b0, s0), t0 = stats(), awake.spent(), busy(), time.time()
+        before, spun0, (b0, s0), t0 = stats(), awake.spent(), busy(), time.time()
         r = subprocess.run(cmd, capture_output=True, text=True, timeout=120)
-        wall, (b1, s1), spun, after = time.time() - t0, busy(), awake.spent() - spun, stats()
+        wall, (b1, s1), spun1, after = time.time() - t0, busy(), awake.spent(), stats()
         try:
             j = json.loads(r.stdout.strip().splitlines()[-1])
         except Exception:
             return {"requests": 0, "errors": 1, "error": (r.stderr or r.stdout)[-200:], "disturbed": 0.0}
         own = (j["proxy_cpu_s"] + j["upstream_cpu_s"] + j["load_cpu_s"]) / j["wall_s"] * wall
-        j["foreign"] = round(((b1 - b0) - own - spun) / wall, 3)  # cores used by others, or stolen from those that idle
+        j["foreign"] = round(((b1 - b0) - (spun1 - spun0) - own) / wall, 3)  # cores used by others, or stolen from those that idle
         j["steal"] = round((s1 - s0) / wall, 3)  # cores that the host gave to others
         j["disturbed"] = max(0.0, j["foreign"], j["steal"])
         j["up_conns"] = after["conns"] - before["conns"]

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf as _, BytesMut};
-use http::Method;
+use http::{Method, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::agent::Agent;
@@ -183,7 +183,7 @@ impl Of<'_> {
     async fn answer<S>(
         &mut self,
         agent: &mut Agent<S>,
-        mut account: Box<Account>,
+        account: Box<Account>,
         mut connection: Plain,
         rest: Rest,
         mut ready: Box<Ready>,
@@ -229,26 +229,7 @@ impl Of<'_> {
                 BytesMut::new()
             };
             behind_the_ready().await;
-            // Until it is said, the exchange can only end as one that was cut.
-            account.status = head.status.as_u16();
-            let say = agent.say_both(&reply.front, &body);
-            let said = match &ready.run {
-                Some(run) => run.guard(say).await,
-                None => Ok(say.await),
-            };
-            return match said {
-                Ok(Ok(())) => {
-                    // The agent doesn't wait for what is written of it.
-                    account.counted().bytes_out.set(reply.body as u64);
-                    account.close(head.status.as_u16(), None);
-                    if self.lasts { Went::On } else { Went::Out }
-                }
-                Ok(Err(_)) => Went::Lost,
-                Err(ended) => {
-                    account.cut(OutcomeWord::Aborted, Some(Rejection::from(ended).code));
-                    Went::Lost
-                }
-            };
+            return self.say_whole(agent, account, &ready, head.status, &reply, &body).await;
         }
         let response = match connection.response(&head) {
             Ok(response) => response,
@@ -267,6 +248,41 @@ impl Of<'_> {
             Err((rejection, account)) => {
                 self.upload = beside.map(|(upload, _)| upload);
                 self.refuse(agent, account, &rejection).await
+            }
+        }
+    }
+
+    /// Says a reply that is there whole. Only then is written what became of the exchange: its agent doesn't wait
+    /// for that.
+    async fn say_whole<S>(
+        &self,
+        agent: &mut Agent<S>,
+        mut account: Box<Account>,
+        ready: &Ready,
+        status: StatusCode,
+        reply: &answer::Whole,
+        body: &[u8],
+    ) -> Went
+    where
+        S: AsyncRead + AsyncWrite + Fill + Unpin,
+    {
+        // Until it is said, the exchange can only end as one that was cut.
+        account.status = status.as_u16();
+        let say = agent.say_both(&reply.front, body);
+        let said = match &ready.run {
+            Some(run) => run.guard(say).await,
+            None => Ok(say.await),
+        };
+        match said {
+            Ok(Ok(())) => {
+                account.counted().bytes_out.set(reply.body as u64);
+                account.close(status.as_u16(), None);
+                if self.lasts { Went::On } else { Went::Out }
+            }
+            Ok(Err(_)) => Went::Lost,
+            Err(ended) => {
+                account.cut(OutcomeWord::Aborted, Some(Rejection::from(ended).code));
+                Went::Lost
             }
         }
     }

@@ -282,7 +282,7 @@ impl World {
         self.stopped_all().await.into_iter().filter(|record| record["kind"] == kind).collect()
     }
 
-    /// Stops the node and returns its audit records.
+    /// The same of all kinds.
     pub async fn stopped_all(self) -> Vec<serde_json::Value> {
         self.node.stop(Duration::from_secs(5)).await;
         let filter = sallyport::audit::Filter { limit: 10_000, ..Default::default() };
