@@ -130,6 +130,7 @@ pub const SETTINGS: &[Setting] = &[
     own!("upstream.no_proxy", node.upstream.egress.direct, |v| list(v, Direct::parse)),
     size!("upstream.proxy_head", node.upstream.proxy_head_bytes),
     plain!("upstream.interim", node.upstream.interim),
+    plain!("upstream.busy_poll", node.upstream.busy_poll),
     plain!("upstream.deadlines.resolve", node.upstream.deadlines.resolve),
     plain!("upstream.deadlines.connect", node.upstream.deadlines.connect),
     plain!("upstream.deadlines.tls", node.upstream.deadlines.tls),

@@ -67,7 +67,7 @@ impl Read for PathBuf {
 
 impl Read for Duration {
     fn read(value: &Value) -> Result<Self, String> {
-        const HOW: &str = "it is a number with a unit, such as 100ms, 5s, 2m, 1h or 1d";
+        const HOW: &str = "it is a number with a unit, such as 250us, 100ms, 5s, 2m, 1h or 1d";
         let text = match value {
             Value::String(text) => text.trim(),
             Value::Number(number) => return Err(format!("{HOW}; is {number}s meant?")),
@@ -76,16 +76,17 @@ impl Read for Duration {
         let digits = text.bytes().take_while(u8::is_ascii_digit).count();
         let (number, unit) = text.split_at(digits);
         let number: u64 = number.parse().map_err(|_| HOW.to_owned())?;
-        let millis = match unit.trim() {
-            "ms" => 1,
-            "s" => 1000,
-            "m" => 60_000,
-            "h" => 3_600_000,
-            "d" => 86_400_000,
+        let micros = match unit.trim() {
+            "us" => 1,
+            "ms" => 1000,
+            "s" => 1_000_000,
+            "m" => 60_000_000,
+            "h" => 3_600_000_000,
+            "d" => 86_400_000_000,
             _ => return Err(HOW.to_owned()),
         };
-        let millis = number.checked_mul(millis).filter(|ms| *ms <= 366 * 86_400_000);
-        millis.map(Self::from_millis).ok_or_else(|| "it is longer than a year".to_owned())
+        let micros = number.checked_mul(micros).filter(|us| *us <= 366 * 86_400_000_000);
+        micros.map(Self::from_micros).ok_or_else(|| "it is longer than a year".to_owned())
     }
 }
 

@@ -121,11 +121,18 @@ impl Intended<'_> {
     /// # Errors
     /// The record can't be written; then the key may not be used.
     pub fn record(&self, core: &Core) -> Result<(Receipt, Draft), Rejection> {
-        write(core, &self.intent(&without_tokens(self.target.path())))
+        self.record_with(core, &without_tokens(self.target.path()))
     }
 
-    /// The same with one call for all that are recorded in one turn of the core, and with this path, which holds
-    /// no proxy token. The record is with the operating system when what is returned is ready.
+    /// The same with this path, which holds no proxy token.
+    ///
+    /// # Errors
+    /// The record can't be written; then the key may not be used.
+    pub fn record_with(&self, core: &Core, path: &str) -> Result<(Receipt, Draft), Rejection> {
+        write(core, &self.intent(path))
+    }
+
+    /// The same with one call for all that are recorded in one turn of the core. The record is with the operating system when what is returned is ready.
     ///
     /// # Errors
     /// The record can't be written; then the key may not be used.

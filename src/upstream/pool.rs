@@ -6,7 +6,7 @@ use std::pin::{Pin, pin};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use foldhash::quality::RandomState;
 use hyper::client::conn::http1;
@@ -130,6 +130,12 @@ pub enum Checkout<'a> {
 }
 
 impl Upstream {
+    /// How long a quick reply is polled for.
+    #[must_use]
+    pub fn busy_poll(&self) -> Duration {
+        self.0.settings.busy_poll
+    }
+
     /// An empty pool with these settings.
     #[must_use]
     pub fn new(settings: Settings, tls: Tls) -> Self {

@@ -28,6 +28,8 @@ use crate::upstream::plain::Field;
 pub(super) struct Ready {
     pub exchange: ExchangeId,
     pub began: Moment,
+    /// Whether it is alone on its core.
+    pub alone: bool,
     pub method: Method,
     pub target: Target,
     pub identified: Identified,
@@ -122,6 +124,7 @@ pub(super) fn decide(
     Some(Box::new(Ready {
         exchange,
         began,
+        alone: core.begins_alone(began.instant()),
         method,
         target,
         identified,

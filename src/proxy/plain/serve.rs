@@ -134,7 +134,11 @@ async fn send(
     let (usage, at) = (Use::of(found), now.time());
     let intended = Intended { tunnel, exchange, target, usage, policies: &digest, permit: &permit, at };
     // The head's only token stands in a field, and no route's base URL holds one.
-    let (receipt, draft) = intended.record_among_others(core, target.path()).await?;
+    let (receipt, draft) = if ready.alone {
+        intended.record_with(core, target.path())?
+    } else {
+        intended.record_among_others(core, target.path()).await?
+    };
     account.owe(found.token.session.id, Some(Arc::clone(permit.rule())), draft);
     // Others were recorded meanwhile.
     let now = Moment::read(&*core.shared.clock, core.timed.mark());
@@ -147,9 +151,11 @@ async fn send(
     };
     let secret = inject::fit(&found.slot, &secret)?;
     let (before, behind) = ready.head.split_at_checked(ready.hole).ok_or_else(gone)?;
+    let sent = connection.begin([before, secret, behind, body]).await.map_err(failed);
+    // Counted while the upstream has it.
     core.shared.metrics.injected(found.key.provider.as_str(), found.slot.label());
     note_overhead(core, tunnel, ready, dialled);
-    connection.begin([before, secret, behind, body]).await.map_err(failed)
+    sent
 }
 
 /// Refuses if its session, token or key ended meanwhile.
@@ -192,7 +198,7 @@ impl Of<'_> {
         S: AsyncRead + AsyncWrite + Fill + Unpin,
     {
         let replied = connection
-            .ask(rest, &ready.method, self.core.timed.mark(), |cx, to| {
+            .ask(rest, &ready.method, self.core.timed.mark(), ready.alone, |cx, to| {
                 poll_stop(agent, self.upload.as_deref_mut().zip(to), ready.run.as_ref(), cx)
             })
             .await;
@@ -228,7 +234,9 @@ impl Of<'_> {
                 connection.done(&head);
                 BytesMut::new()
             };
-            behind_the_ready().await;
+            if !ready.alone {
+                behind_the_ready().await;
+            }
             return self.say_whole(agent, account, &ready, head.status, &reply, &body).await;
         }
         let response = match connection.response(&head) {

@@ -7,6 +7,7 @@
 
 mod body;
 mod head;
+mod near;
 mod shared;
 
 use std::cell::RefCell;
@@ -21,6 +22,7 @@ use bytes::{Buf as _, BytesMut};
 use http::Response;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::coop::unconstrained;
+use tokio::task::yield_now;
 use tokio_rustls::client::TlsStream;
 use zeroize::Zeroizing;
 
@@ -34,6 +36,7 @@ use super::{Error, Settings, Stage};
 
 pub(super) use body::PlainBody;
 pub use head::{Field, Head, content_length};
+use near::Near;
 pub use shared::Shared;
 
 /// A connection's bytes.
@@ -107,6 +110,7 @@ struct Line {
     /// How far the input was looked through for the end of a head.
     seen: usize,
     open: Open,
+    near: Near,
 }
 
 impl Line {
@@ -171,7 +175,8 @@ impl AsyncWrite for Wire {
 
 impl Plain {
     pub(super) fn new(wire: Wire, born: Instant, kept: Kept, home: &Rc<Inner>, open: Open) -> Self {
-        let line = Box::new(Line { wire, input: BytesMut::new(), fields: Vec::new(), seen: 0, open });
+        let line =
+            Box::new(Line { wire, input: BytesMut::new(), fields: Vec::new(), seen: 0, open, near: Near::default() });
         Self { line, born, alarm: Alarm::default(), kept, home: Rc::clone(home) }
     }
 
@@ -213,7 +218,7 @@ impl Plain {
 
     /// Sends what is left of a request, and waits for the reply's head from `now` on. While it waits `watch`
     /// is polled, once that is sent with the connection, for what there is yet to send; once it is ready the
-    /// connection is of no more use.
+    /// connection is of no more use. If the exchange is `alone`, see [`Settings::busy_poll`].
     ///
     /// # Errors
     /// See [`Unanswered`].
@@ -222,11 +227,14 @@ impl Plain {
         rest: Rest,
         method: &http::Method,
         now: Instant,
+        alone: bool,
         mut watch: impl FnMut(&mut Context<'_>, Option<Pin<&mut dyn AsyncWrite>>) -> Poll<W>,
     ) -> Result<Head, Unanswered<W>> {
         self.alarm.set_since(now, self.home.settings.deadlines.headers);
         let (mut left, mut interim, mut flushed) = (&rest.0[..], 0, false);
         let failed = |why| Poll::Ready(Err(Unanswered::Failed(why)));
+        let polled_for = now + self.home.settings.busy_poll;
+        let in_time = || Instant::now() < polled_for;
         poll_fn(|cx| {
             while !left.is_empty() {
                 match Pin::new(&mut self.line.wire).poll_write(cx, left) {
@@ -257,6 +265,9 @@ impl Plain {
                     Poll::Ready(Ok(mut head)) => {
                         // What is left of the request would be taken for the next one's beginning, or this for that.
                         head.lasts &= flushed;
+                        if alone {
+                            self.line.near.replied(in_time());
+                        }
                         return Poll::Ready(Ok(head));
                     }
                 }
@@ -265,7 +276,13 @@ impl Plain {
             if let Poll::Ready(what) = watch(cx, to) {
                 return Poll::Ready(Err(Unanswered::Stopped(what)));
             }
-            self.alarm.poll(cx).map(|()| Err(Unanswered::Failed(Error::Timeout(Stage::Headers))))
+            if self.alarm.poll(cx).is_ready() {
+                return failed(Error::Timeout(Stage::Headers));
+            }
+            if alone && self.line.near.is_worth_polling() && in_time() {
+                again(cx);
+            }
+            Poll::Pending
         })
         .await
     }
@@ -329,12 +346,93 @@ impl Plain {
     }
 }
 
+/// Has the task polled again, once the core has looked what else is ready.
+fn again(cx: &mut Context<'_>) {
+    let _ = pin!(yield_now()).poll(cx);
+}
+
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use tokio::io::AsyncWriteExt as _;
     use tokio::net::{TcpListener, TcpStream};
     use tokio::task::consume_budget;
+    use tokio::time::sleep;
 
     use super::*;
+    use crate::model::{Authority, OrgId, Scheme};
+    use crate::upstream::{Place, PlainCheckout, Tls, Upstream};
+
+    /// One upstream, and whoever accepts its only connection.
+    struct Pair {
+        upstream: Upstream,
+        authority: Authority,
+        accepted: TcpStream,
+    }
+
+    impl Pair {
+        async fn polled_for(busy_poll: Duration) -> (Self, Plain) {
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            let at = listener.local_addr().expect("an address");
+            let authority = Authority::parse(&at.to_string(), 80).expect("an authority");
+            let settings = Settings { busy_poll, resolve: [(authority.clone(), at)].into(), ..Settings::default() };
+            let tls = Tls::new(Arc::new(rustls::RootCertStore::empty())).expect("TLS");
+            let upstream = Upstream::new(settings, tls);
+            let place = Place::of(OrgId::DEFAULT, Scheme::Http, &authority);
+            let PlainCheckout::New(dialling) = upstream.plain(place, Instant::now()) else { panic!("a new place") };
+            let connection = dialling.await.expect("a connection");
+            let (accepted, _) = listener.accept().await.expect("accepted");
+            (Self { upstream, authority, accepted }, connection)
+        }
+
+        /// Asks for a reply, which comes so long after the request. Returns how often it was looked for.
+        async fn looks(&mut self, mut connection: Plain, alone: bool, after: Duration) -> (usize, Plain) {
+            let request = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n".as_slice();
+            let rest = connection.begin([request, b"", b"", b""]).await.expect("sent");
+            let looks = Cell::new(0);
+            let watch = |_: &mut Context<'_>, _: Option<Pin<&mut dyn AsyncWrite>>| {
+                looks.set(looks.get() + 1);
+                Poll::<()>::Pending
+            };
+            let asked = connection.ask(rest, &http::Method::GET, Instant::now(), alone, watch);
+            let answered = async {
+                sleep(after).await;
+                self.accepted.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.expect("written");
+            };
+            let (head, ()) = tokio::join!(asked, answered);
+            let Ok(head) = head else { panic!("no reply") };
+            connection.done(&head);
+            let place = Place::of(OrgId::DEFAULT, Scheme::Http, &self.authority);
+            let PlainCheckout::Pooled(connection) = self.upstream.plain(place, Instant::now()) else {
+                panic!("it is kept")
+            };
+            (looks.get(), connection)
+        }
+    }
+
+    #[tokio::test]
+    async fn reply_is_polled_for_where_the_last_ones_were_quick_and_the_exchange_is_alone() {
+        let (quick, slow) = (Duration::from_millis(20), Duration::from_millis(450));
+        let (mut pair, connection) = Pair::polled_for(Duration::from_millis(300)).await;
+        let (first, connection) = pair.looks(connection, true, quick).await;
+        let (among_others, connection) = pair.looks(connection, false, quick).await;
+        let (late, connection) = pair.looks(connection, true, slow).await;
+        let (after_a_late_one, connection) = pair.looks(connection, true, quick).await;
+        let (after_a_quick_one, connection) = pair.looks(connection, true, quick).await;
+        let (after_two, _) = pair.looks(connection, true, quick).await;
+        let all = [first, among_others, late, after_a_late_one, after_a_quick_one, after_two];
+        assert_eq!(all.map(|looks| looks > 20), [true, false, true, false, false, true]);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_polled_for_where_the_setting_says_so() {
+        let (mut pair, connection) = Pair::polled_for(Duration::ZERO).await;
+        let (looks, _) = pair.looks(connection, true, Duration::from_millis(20)).await;
+        assert!(looks <= 20, "{looks} looks");
+    }
 
     #[tokio::test]
     async fn connection_that_was_closed_is_known_to_a_task_whose_turn_is_used_up() {
@@ -343,7 +441,7 @@ mod tests {
         let accepted = listener.accept().await.expect("accepted");
         let wire = Wire::Clear(Lenient::new(Stream::Tcp(stream)));
         let open = Open::new(&Rc::default());
-        let mut line = Line { wire, input: BytesMut::new(), fields: Vec::new(), seen: 0, open };
+        let mut line = Line { wire, input: BytesMut::new(), fields: Vec::new(), seen: 0, open, near: Near::default() };
         assert!(line.is_quiet());
         drop(accepted);
         poll_fn(|cx| line.wire.poll_readable(cx)).await;

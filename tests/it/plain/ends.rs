@@ -164,6 +164,40 @@ async fn reply_that_its_agent_never_takes_is_recorded_as_aborted_and_a_revocatio
     }
 }
 
+#[tokio::test]
+async fn core_that_polls_for_a_reply_serves_others_and_lets_go_when_the_session_ends() {
+    let (asked, _) = Moments::default();
+    let of = asked.clone();
+    let script = move |mut raw: Raw, number| {
+        let asked = of.clone();
+        async move {
+            while !raw.head().await.is_empty() {
+                if number == 1 {
+                    asked.notify_one();
+                    std::future::pending::<()>().await;
+                }
+                raw.send(HONEST).await;
+            }
+        }
+    };
+    let world = World::build()
+        .settings(|s| {
+            s.cores = 1;
+            s.upstream.busy_poll = Duration::from_secs(300);
+        })
+        .script(script)
+        .start()
+        .await;
+    let mut waiting = world.agent().inside(HOST, b"http/1.1").await;
+    waiting.send(world.head("/")).await;
+    soon("the request", asked.notified()).await;
+    let served = soon("the reply to another", world.agent().ask(HOST, world.get("/"))).await;
+    assert_eq!((served.status.as_u16(), served.text().as_str()), (200, "honest"));
+    world.node.revoke_session(&world.started.session, "test");
+    let reply = soon("the refusal", waiting.reply()).await.expect("a reply");
+    assert_eq!((reply.status, reply.code.as_str()), (403, "session_revoked"));
+}
+
 /// Somebody who accepts connections and says nothing on them.
 async fn silent() -> (TcpListener, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
