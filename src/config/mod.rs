@@ -286,6 +286,20 @@ mod tests {
     }
 
     #[test]
+    fn polling_has_a_bound_of_its_own() {
+        let parse = |text: &str| Config::parse(&format!("upstream: {{ busy_poll: {text} }}"), []);
+        for (text, micros) in [("0us", 0), ("250us", 250), ("10ms", 10_000)] {
+            let config = parse(text).expect("right");
+            assert_eq!(config.node.upstream.busy_poll, Duration::from_micros(micros));
+        }
+        for (text, why) in [("10001us", "at most 10ms"), ("400d", "longer than a year"), ("1", "a number with a unit")]
+        {
+            let problems = parse(text).expect_err("a mistake");
+            assert!(problems.len() == 1 && problems[0].to_string().contains(why), "{text}: {problems:?}");
+        }
+    }
+
+    #[test]
     fn variables_win_over_the_file() {
         let variables = [
             ("SALLYPORT_STORE_URL", "postgres://u:p@db/x"),

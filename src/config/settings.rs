@@ -1,5 +1,7 @@
 //! The table of settings.
 
+use std::time::Duration;
+
 use serde_yaml::Value;
 
 use super::Config;
@@ -130,7 +132,11 @@ pub const SETTINGS: &[Setting] = &[
     own!("upstream.no_proxy", node.upstream.egress.direct, |v| list(v, Direct::parse)),
     size!("upstream.proxy_head", node.upstream.proxy_head_bytes),
     plain!("upstream.interim", node.upstream.interim),
-    plain!("upstream.busy_poll", node.upstream.busy_poll),
+    own!("upstream.busy_poll", node.upstream.busy_poll, |v| match Duration::read(v)? {
+        long if long > Duration::from_millis(10) =>
+            Err("it is at most 10ms, all of which a core may spend on asking; 0us turns it off".to_owned()),
+        short => Ok::<_, String>(short),
+    }),
     plain!("upstream.deadlines.resolve", node.upstream.deadlines.resolve),
     plain!("upstream.deadlines.connect", node.upstream.deadlines.connect),
     plain!("upstream.deadlines.tls", node.upstream.deadlines.tls),

@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use foldhash::quality::RandomState;
@@ -16,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Mode;
+use super::alone::Alone;
 use super::coding::Memory;
 use super::identify;
 use super::reject::Rejection;
@@ -35,7 +35,7 @@ use crate::session::live::Masked;
 use crate::session::registry::Registry;
 use crate::telemetry::{Metrics, Timed};
 use crate::tls::ca::LeafCache;
-use crate::upstream::{POLLED_SHARE, Upstream, Word};
+use crate::upstream::{Upstream, Word};
 use crate::vault::Vault;
 use crate::vault::key::Key;
 
@@ -115,6 +115,8 @@ pub struct Core {
     pub draining: Rc<Draining>,
     /// How many agent connections this core serves; the acceptor reads it.
     pub load: Arc<AtomicUsize>,
+    /// Which of this core's plain exchanges are alone.
+    pub alone: Alone,
     /// How long this core's exchanges take.
     pub timed: Timed,
     /// What this core added to the metrics of upstream connections, and those.
@@ -127,8 +129,6 @@ pub struct Core {
     /// How many bytes of bodies are held so that they can be signed.
     signed_bodies: Rc<Cell<usize>>,
     ids: Cell<u64>,
-    /// When the last plain exchange began.
-    plain_began: Cell<Option<Instant>>,
     /// The second, since 1970, and what it is called in HTTP.
     date: RefCell<(i64, Rc<str>)>,
 }
@@ -201,6 +201,7 @@ impl Core {
             seed = (std::ptr::from_ref(&seed).addr() as u64).to_ne_bytes();
         }
         Self {
+            alone: Alone::new(upstream.busy_poll()),
             timed: Timed::new(&shared.metrics),
             of_upstream: OfUpstream::new(&shared.metrics),
             shared,
@@ -215,15 +216,8 @@ impl Core {
             bodies: Rc::default(),
             signed_bodies: Rc::default(),
             ids: Cell::new(u64::from_ne_bytes(seed) | 1),
-            plain_began: Cell::default(),
             date: RefCell::new((i64::MIN, Rc::from(""))),
         }
-    }
-
-    /// A plain exchange begins. Whether it is alone: nothing that could be done with others is worth its waiting for them.
-    pub fn begins_alone(&self, now: Instant) -> bool {
-        let quiet = self.upstream.busy_poll() * POLLED_SHARE;
-        self.plain_began.replace(Some(now)).is_none_or(|last| now.saturating_duration_since(last) >= quiet)
     }
 
     /// How many bytes of bodies are held for the slots in them.

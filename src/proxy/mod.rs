@@ -12,6 +12,7 @@
 //! ([`core::Core`]), so that no lock is shared on the way of an exchange.
 
 pub mod account;
+pub mod alone;
 pub mod authorize;
 mod balanced;
 mod blind;

@@ -80,8 +80,9 @@ pub struct Settings {
     pub interim: u32,
     /// How long a core asks for a reply again and again rather than sleep until it comes, because to be woken takes
     /// tens of microseconds, and more where an idle processor is lent to others. It does so over HTTP/1.1, for an
-    /// exchange that is alone ([`POLLED_SHARE`]), on a connection whose replies come within this time; meanwhile it
-    /// serves whatever else comes. 0: never. Default: 500 us, so that none but a near upstream is polled for.
+    /// exchange that began at least 4 ms, and eight times as long as this, after the last one on its core, where the
+    /// place's replies come within this time; meanwhile it serves whatever else comes. 0: never. At most 10 ms.
+    /// Default: 500 us, so that none but a near upstream is polled for time and again.
     pub busy_poll: Duration,
     /// Our own listeners, which are never dialled.
     pub own_addresses: Vec<SocketAddr>,
@@ -95,10 +96,6 @@ pub struct Settings {
 /// Standard, and databases).
 pub const OTHER_PROTOCOLS: [u16; 21] =
     [20, 21, 22, 23, 25, 53, 110, 119, 139, 143, 389, 445, 465, 587, 993, 995, 3306, 5432, 6379, 6667, 11211];
-
-/// An exchange is alone if none began on its core for so many times [`Settings::busy_poll`]: polling takes one part in
-/// so many of a core's time at most.
-pub const POLLED_SHARE: u32 = 8;
 
 impl Default for Settings {
     fn default() -> Self {

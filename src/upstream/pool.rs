@@ -305,7 +305,7 @@ impl Upstream {
         self.0.ticked.set(now);
         let mut pools = self.0.pools.borrow_mut();
         for of in pools.values_mut() {
-            of.plain.borrow_mut().retain_mut(|idle| idle.is_good(now, &self.0.settings));
+            of.plain.idle.borrow_mut().retain_mut(|idle| idle.is_good(now, &self.0.settings));
             of.idle.retain_mut(|idle| {
                 now.saturating_duration_since(idle.since) < pool.idle
                     && now.saturating_duration_since(idle.born) < pool.lifetime
@@ -317,7 +317,7 @@ impl Upstream {
             });
         }
         pools.retain(|_, of| {
-            let plain = Rc::strong_count(&of.plain) > 1 || !of.plain.borrow().is_empty();
+            let plain = Rc::strong_count(&of.plain) > 1 || !of.plain.idle.borrow().is_empty();
             plain || !of.idle.is_empty() || !of.shared.is_empty() || of.only_h2
         });
     }
@@ -332,7 +332,7 @@ impl Upstream {
     /// counts as in use.
     #[must_use]
     pub fn connections(&self) -> (usize, usize) {
-        let idle = self.0.pools.borrow().values().map(|of| of.idle.len() + of.plain.borrow().len()).sum();
+        let idle = self.0.pools.borrow().values().map(|of| of.idle.len() + of.plain.idle.borrow().len()).sum();
         (idle, self.0.open.get().saturating_sub(idle))
     }
 }

@@ -124,7 +124,7 @@ pub(super) fn decide(
     Some(Box::new(Ready {
         exchange,
         began,
-        alone: core.begins_alone(began.instant()),
+        alone: core.alone.begins(began.instant()),
         method,
         target,
         identified,

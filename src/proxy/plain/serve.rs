@@ -67,7 +67,11 @@ where
             match unless_stopped(agent, ready.run.as_ref(), dialling).await {
                 Ok(Err(upstream::Error::NoCommonProtocol)) => return Went::Elsewhere,
                 Ok(Err(why)) => (Err(Some(failed(why))), None),
-                Ok(Ok(connection)) => (Ok(connection), Some(dial.elapsed())),
+                Ok(Ok(connection)) => {
+                    // Others may have begun meanwhile.
+                    ready.alone = false;
+                    (Ok(connection), Some(dial.elapsed()))
+                }
                 Err(Stop::Ended(ended)) => (Err(Some(Rejection::from(ended))), None),
                 Err(Stop::Gone | Stop::Broken(_)) => (Err(None), None),
             }
@@ -120,6 +124,7 @@ async fn send(
     if dialled.is_some() {
         // It may have taken seconds.
         now = Moment::now(&*core.shared.clock);
+        core.timed.begin_at(now.instant());
         fresh(core, &ready.authorized, now)?;
         check_ended(ready, now)?;
     }
@@ -146,12 +151,13 @@ async fn send(
         return Err(stale());
     }
     check_ended(ready, now)?;
-    let Credential::Pasted(secret) = put::opened(core, exchange, &found.key, permit, receipt)? else {
+    let Credential::Pasted(opened) = put::opened(core, exchange, &found.key, permit, receipt)? else {
         return Err(Rejection::new(Code::Internal, "what the key holds isn't put into a header"));
     };
-    let secret = inject::fit(&found.slot, &secret)?;
+    let secret = inject::fit(&found.slot, &opened)?;
     let (before, behind) = ready.head.split_at_checked(ready.hole).ok_or_else(gone)?;
     let sent = connection.begin([before, secret, behind, body]).await.map_err(failed);
+    drop(opened);
     // Counted while the upstream has it.
     core.shared.metrics.injected(found.key.provider.as_str(), found.slot.label());
     note_overhead(core, tunnel, ready, dialled);

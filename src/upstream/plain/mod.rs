@@ -10,7 +10,7 @@ mod head;
 mod near;
 mod shared;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
@@ -79,8 +79,27 @@ impl Fill for Wire {
     }
 }
 
-/// The connections to one place that wait for their next request, last in, first out.
-pub(super) type Kept = Rc<RefCell<Vec<Idle>>>;
+/// What is kept of one place.
+pub(super) type Kept = Rc<OfPlace>;
+
+#[derive(Default)]
+pub(super) struct OfPlace {
+    /// The connections that wait for their next request, last in, first out.
+    pub idle: RefCell<Vec<Idle>>,
+    near: Cell<Near>,
+}
+
+impl OfPlace {
+    /// A reply came, in time to be polled for or not. Where the processor was lent to others all that time, so
+    /// that nothing was polled for, that one came late says nothing.
+    fn learn(&self, polled: bool, in_time: bool) {
+        let mut near = self.near.get();
+        if polled || in_time {
+            near.replied(in_time);
+            self.near.set(near);
+        }
+    }
+}
 
 /// A connection that waits for its next request.
 pub(super) struct Idle {
@@ -110,7 +129,6 @@ struct Line {
     /// How far the input was looked through for the end of a head.
     seen: usize,
     open: Open,
-    near: Near,
 }
 
 impl Line {
@@ -175,15 +193,14 @@ impl AsyncWrite for Wire {
 
 impl Plain {
     pub(super) fn new(wire: Wire, born: Instant, kept: Kept, home: &Rc<Inner>, open: Open) -> Self {
-        let line =
-            Box::new(Line { wire, input: BytesMut::new(), fields: Vec::new(), seen: 0, open, near: Near::default() });
+        let line = Box::new(Line { wire, input: BytesMut::new(), fields: Vec::new(), seen: 0, open });
         Self { line, born, alarm: Alarm::default(), kept, home: Rc::clone(home) }
     }
 
     /// One that is idle, if any still may be used.
     pub(super) fn pooled(kept: &Kept, now: Instant, home: &Rc<Inner>) -> Option<Self> {
         loop {
-            let mut idle = kept.borrow_mut().pop()?;
+            let mut idle = kept.idle.borrow_mut().pop()?;
             if idle.is_young(now, &home.settings) {
                 let Idle { line, born, alarm, .. } = idle;
                 return Some(Self { line, born, alarm, kept: Rc::clone(kept), home: Rc::clone(home) });
@@ -233,8 +250,9 @@ impl Plain {
         self.alarm.set_since(now, self.home.settings.deadlines.headers);
         let (mut left, mut interim, mut flushed) = (&rest.0[..], 0, false);
         let failed = |why| Poll::Ready(Err(Unanswered::Failed(why)));
-        let polled_for = now + self.home.settings.busy_poll;
-        let in_time = || Instant::now() < polled_for;
+        let polled_for = now.checked_add(self.home.settings.busy_poll);
+        let in_time = || polled_for.is_none_or(|until| Instant::now() < until);
+        let (worth_polling, mut polled) = (alone && self.kept.near.get().is_worth_polling(), false);
         poll_fn(|cx| {
             while !left.is_empty() {
                 match Pin::new(&mut self.line.wire).poll_write(cx, left) {
@@ -266,7 +284,7 @@ impl Plain {
                         // What is left of the request would be taken for the next one's beginning, or this for that.
                         head.lasts &= flushed;
                         if alone {
-                            self.line.near.replied(in_time());
+                            self.kept.learn(polled, in_time());
                         }
                         return Poll::Ready(Ok(head));
                     }
@@ -279,7 +297,8 @@ impl Plain {
             if self.alarm.poll(cx).is_ready() {
                 return failed(Error::Timeout(Stage::Headers));
             }
-            if alone && self.line.near.is_worth_polling() && in_time() {
+            if worth_polling && in_time() {
+                polled = true;
                 again(cx);
             }
             Poll::Pending
@@ -326,9 +345,9 @@ impl Plain {
             return;
         }
         self.line.rest();
-        let mut kept = self.kept.borrow_mut();
-        if kept.len() < self.home.settings.pool.max_idle {
-            kept.push(Idle { line: self.line, born: self.born, since: self.home.now(), alarm: self.alarm });
+        let mut idle = self.kept.idle.borrow_mut();
+        if idle.len() < self.home.settings.pool.max_idle {
+            idle.push(Idle { line: self.line, born: self.born, since: self.home.now(), alarm: self.alarm });
         }
     }
 
@@ -353,7 +372,6 @@ fn again(cx: &mut Context<'_>) {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
     use std::sync::Arc;
     use std::time::Duration;
 
@@ -441,7 +459,7 @@ mod tests {
         let accepted = listener.accept().await.expect("accepted");
         let wire = Wire::Clear(Lenient::new(Stream::Tcp(stream)));
         let open = Open::new(&Rc::default());
-        let mut line = Line { wire, input: BytesMut::new(), fields: Vec::new(), seen: 0, open, near: Near::default() };
+        let mut line = Line { wire, input: BytesMut::new(), fields: Vec::new(), seen: 0, open };
         assert!(line.is_quiet());
         drop(accepted);
         poll_fn(|cx| line.wire.poll_readable(cx)).await;

@@ -3,12 +3,12 @@
 /// The most quick replies that are awaited asleep, as a power of two, before one is polled for again.
 const LONGEST_PAUSE: u32 = 10;
 
-/// What a connection's replies taught of how near its upstream is.
+/// What the replies of a place taught of how near it is.
 ///
 /// One that was polled for in vain costs the time that it was polled for, and if the upstream lacked just that
 /// processor it was the polling that made it late. So each time it takes twice as many quick replies as the last
-/// time until one is polled for again. A connection's first reply is.
-#[derive(Debug, Default)]
+/// time until one is polled for again. The first one is.
+#[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Near {
     /// How many in a row were polled for in vain.
     missed: u32,

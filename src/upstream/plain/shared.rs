@@ -23,9 +23,9 @@ impl Plain {
     #[must_use]
     pub fn share(self, head: &mut Head) -> (Self, Shared) {
         let Self { line, born, alarm, kept, home } = self;
-        let Line { wire, input, fields, seen, open, near } = *line;
+        let Line { wire, input, fields, seen, open } = *line;
         let shared = Shared(Rc::new(RefCell::new(wire)));
-        let line = Box::new(Line { wire: Wire::Shared(shared.clone()), input, fields, seen, open, near });
+        let line = Box::new(Line { wire: Wire::Shared(shared.clone()), input, fields, seen, open });
         head.lasts = false;
         (Self { line, born, alarm, kept, home }, shared)
     }
