@@ -57,6 +57,20 @@ pub struct Permit {
 
 #[expect(missing_docs, reason = "each getter is named by what it gives")]
 impl Permit {
+    /// For a use that this rule allows.
+    pub(super) fn new(facts: &Facts<'_>, policy: &Name, rule: &Arc<str>) -> Self {
+        Self {
+            exchange: facts.exchange,
+            session: facts.session,
+            key: facts.key,
+            version: facts.key_version,
+            authority: facts.authority.clone(),
+            method: facts.method.clone(),
+            slot: facts.slot.clone(),
+            policy: policy.clone(),
+            rule: Arc::clone(rule),
+        }
+    }
     pub fn exchange(&self) -> ExchangeId {
         self.exchange
     }
@@ -216,7 +230,7 @@ impl PolicySet {
             (Some(_), Err(why)) if names_paths => {
                 Decision::Deny(Denial { policy: None, rule: None, reason: Reason::Path(*why) })
             }
-            (Some((policy, rule)), _) => Decision::Permit(permit(facts, policy, rule)),
+            (Some((policy, rule)), _) => Decision::Permit(Permit::new(facts, &policy.name, &rule.name)),
             (None, Err(why)) if names_paths => {
                 Decision::Deny(Denial { policy: None, rule: None, reason: Reason::Path(*why) })
             }
@@ -304,18 +318,4 @@ fn normal(raw: &str) -> Result<Cow<'_, str>, PathError> {
         return Ok(Cow::Borrowed(raw));
     }
     path::normal(raw).map(Cow::Owned)
-}
-
-fn permit(facts: &Facts<'_>, policy: &Policy, rule: &Rule) -> Permit {
-    Permit {
-        exchange: facts.exchange,
-        session: facts.session,
-        key: facts.key,
-        version: facts.key_version,
-        authority: facts.authority.clone(),
-        method: facts.method.clone(),
-        slot: facts.slot.clone(),
-        policy: policy.name.clone(),
-        rule: Arc::clone(&rule.name),
-    }
 }

@@ -44,6 +44,12 @@ impl Library {
         self.current.load_full()
     }
 
+    /// Whether this is the set in force.
+    #[must_use]
+    pub fn is_in_force(&self, set: &Arc<PolicySet>) -> bool {
+        Arc::ptr_eq(&self.current.load(), set)
+    }
+
     /// Reads the directory again. On an error the old set stays in force.
     ///
     /// # Errors

@@ -8,7 +8,9 @@ mod decide;
 mod document;
 mod library;
 pub mod path;
+mod ruling;
 
 pub use compile::{PolicySet, Problem, Unsearched, parse_request};
 pub use decide::{Decision, Denial, Explanation, Facts, Permit, Reason, ScrubPermit, WithoutToken};
 pub use library::{Library, shipped};
+pub use ruling::Ruling;

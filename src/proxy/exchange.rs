@@ -26,9 +26,9 @@ use super::upload::Upload;
 use super::websocket::Decided;
 use super::{Mode, bounds, certificate, forward, issue, mint, put, signed, whole};
 use crate::credential::aws::ChunkError;
-use crate::model::{ExchangeId, OrgId};
+use crate::model::{ExchangeId, KeyId, OrgId};
 use crate::policy::Unsearched;
-use crate::session::live::LiveSession;
+use crate::session::live::{LiveSession, LiveToken};
 use crate::session::registry::Moment;
 use crate::upstream::{self, Checkout, Place};
 
@@ -194,7 +194,12 @@ async fn run(
     let part = request.headers().contains_key(RANGE);
     let mut search = step!(Search::new(core, &target, Rc::clone(&bound), asker, part, now.time()));
     step!(search.patterns());
-    let run = match enter(core, &identified, &authorized, session.as_ref()) {
+    let filled = match &authorized {
+        Authorized::Fill(fill) => Some(fill.0.id),
+        _ => None,
+    };
+    let tokens = identified.found.iter().map(|found| Arc::clone(&found.token));
+    let run = match enter(core, tokens, session.as_ref(), filled) {
         // A WebSocket is looked after in any case: policies may change while it is open.
         None if asked.is_some() => Some(core.running.enter([], None)),
         run => run,
@@ -412,23 +417,19 @@ pub(super) fn stale() -> Rejection {
     Rejection::new(Code::StoreUnavailable, "the store has been out of reach for too long")
 }
 
-/// Enters the exchange among those that end with their token, or with the session of their proxy
-/// credentials and the key that is put in without a token.
+/// Enters the exchange among those that end with their tokens; or, if it has none, with the session of its proxy
+/// credentials and the key that is `filled` in.
 pub(super) fn enter(
     core: &Core,
-    identified: &Identified,
-    authorized: &Authorized,
+    tokens: impl IntoIterator<Item = Arc<LiveToken>>,
     session: Option<&Arc<LiveSession>>,
+    filled: Option<KeyId>,
 ) -> Option<Run> {
-    if !identified.found.is_empty() {
-        let tokens = identified.found.iter().map(|found| Arc::clone(&found.token));
+    let mut tokens = tokens.into_iter().peekable();
+    if tokens.peek().is_some() {
         return Some(core.running.enter(tokens, None));
     }
-    let key = match authorized {
-        Authorized::Fill(fill) => Some(fill.0.id),
-        _ => None,
-    };
-    session.map(|session| core.running.enter([], Some(core.shared.registry.live_use(session, key))))
+    session.map(|session| core.running.enter([], Some(core.shared.registry.live_use(session, filled))))
 }
 
 async fn guard<F: Future>(run: Option<&Run>, future: F) -> Result<F::Output, Rejection> {

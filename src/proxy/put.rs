@@ -4,6 +4,7 @@
 //! key that is pasted nothing is computed; see [`crate::credential`] for the others.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use http::Request;
 use http::header::AUTHORIZATION;
@@ -63,7 +64,7 @@ pub async fn record(
             for (found, permit) in in_request(identified).zip(permits) {
                 let usage = Use::of(found);
                 let intended = Intended { tunnel, exchange, target, usage, policies, permit, at };
-                let (receipt, draft) = intended.record_among_others(core, path).await?;
+                let (receipt, draft) = intended.record_among_others(core, path, Instant::now()).await?;
                 account.owe(found.token.session.id, Some(Arc::clone(permit.rule())), draft);
                 receipts.push(receipt);
             }
@@ -74,7 +75,8 @@ pub async fn record(
                 session.ok_or_else(|| Rejection::new(Code::Internal, "a key is injected only for a session"))?;
             let usage = Use { session, token: None, key, slot };
             let intended = Intended { tunnel, exchange, target, usage, policies, permit, at };
-            let (receipt, draft) = intended.record_among_others(core, &without_tokens(target.path())).await?;
+            let (receipt, draft) =
+                intended.record_among_others(core, &without_tokens(target.path()), Instant::now()).await?;
             account.owe(session.id, Some(Arc::clone(permit.rule())), draft);
             receipts.push(receipt);
         }

@@ -132,12 +132,17 @@ impl Intended<'_> {
         write(core, &self.intent(path))
     }
 
-    /// The same with one call for all that are recorded in one turn of the core. The record is with the operating system when what is returned is ready.
+    /// The same with one call for all that are recorded in one turn of the core; it takes from `began` on. The record is
+    /// with the operating system when what is returned is ready.
     ///
     /// # Errors
     /// The record can't be written; then the key may not be used.
-    pub async fn record_among_others(&self, core: &Core, path: &str) -> Result<(Receipt, Draft), Rejection> {
-        let began = Instant::now();
+    pub async fn record_among_others(
+        &self,
+        core: &Core,
+        path: &str,
+        began: Instant,
+    ) -> Result<(Receipt, Draft), Rejection> {
         let queued = core.audit.queue(&self.intent(path));
         let recorded = match queued {
             Ok(queued) => queued.await,

@@ -111,7 +111,12 @@ impl Metrics {
 
     /// A key was put into a request.
     pub fn injected(&self, provider: &str, slot: &'static str) {
-        self.injections.with_label_values(&[provider, slot]).inc();
+        self.injections(provider, slot).inc();
+    }
+
+    /// What counts keys of this provider that are put into such slots.
+    pub fn injections(&self, provider: &str, slot: &'static str) -> IntCounter {
+        self.injections.with_label_values(&[provider, slot])
     }
 
     /// Keys were masked in a reply.

@@ -173,9 +173,9 @@ impl Upstream {
     }
 
     /// A pooled connection to the place that we speak HTTP/1.1 on ourselves; else what makes a new one.
-    pub fn plain(&self, place: Place, now: Instant) -> PlainCheckout<'_> {
+    pub fn plain(&self, place: &Place, now: Instant) -> PlainCheckout<'_> {
         let inner = &self.0;
-        if let Some(of) = inner.pools.borrow().get(&place) {
+        if let Some(of) = inner.pools.borrow().get(place) {
             if of.only_h2 {
                 return PlainCheckout::Unfit;
             }
@@ -183,9 +183,9 @@ impl Upstream {
                 return PlainCheckout::Pooled(pooled);
             }
         }
-        match inner.asked_in_clear(&place) {
+        match inner.asked_in_clear(place) {
             Some(_) => PlainCheckout::Unfit,
-            None => PlainCheckout::New(Box::pin(self.dial_plain(place))),
+            None => PlainCheckout::New(Box::pin(self.dial_plain(place.clone()))),
         }
     }
 

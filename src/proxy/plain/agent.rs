@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 
+use super::again::Last;
 use crate::proxy::running::Drained;
 use crate::proxy::settings::Deadlines;
 use crate::proxy::step::Next;
@@ -37,13 +38,14 @@ pub(super) struct Agent<S> {
     pub input: BytesMut,
     /// Of the head that is looked at.
     pub fields: Vec<Field>,
+    pub last: Last,
     alarm: Alarm,
 }
 
 impl<S: AsyncRead + AsyncWrite + Fill + Unpin> Agent<S> {
     pub fn new(stream: S, deadlines: &Deadlines) -> Self {
         let stream = Paced::new(stream, deadlines);
-        Self { stream, input: BytesMut::new(), fields: Vec::new(), alarm: Alarm::default() }
+        Self { stream, input: BytesMut::new(), fields: Vec::new(), last: Last::default(), alarm: Alarm::default() }
     }
 
     /// What was read and isn't used up, and the stream.

@@ -20,6 +20,14 @@ pub(super) struct Ask {
     pub codings: bool,
     /// Whether a reply as it asks for could be searched for keys: whole, and in codings that are decoded.
     pub searchable: bool,
+    /// Its Content-Length field, if it has one.
+    pub length: Option<usize>,
+    pub extent: Extent,
+}
+
+/// How far a request goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Extent {
     /// The head's length, in bytes.
     pub head: usize,
     /// The body's length, in bytes.
@@ -28,7 +36,13 @@ pub(super) struct Ask {
     pub lasts: bool,
 }
 
-impl Ask {
+impl Extent {
+    /// `None` where nobody can count so far.
+    pub fn new(head: usize, body: usize, lasts: bool) -> Option<Self> {
+        head.checked_add(body)?;
+        Some(Self { head, body, lasts })
+    }
+
     /// The length of head and body, in bytes.
     pub fn len(&self) -> usize {
         self.head.saturating_add(self.body)
@@ -39,6 +53,8 @@ impl Ask {
 pub(super) enum Read {
     /// A head that fits, and its fields.
     Head(Ask),
+    /// A head like the last one.
+    Again(Extent),
     /// The beginning of a head.
     Part,
     /// Something that isn't of a plain exchange.
@@ -127,13 +143,16 @@ fn sorted(
     }
     fields.clear();
     let (mut host, mut body, mut codings, mut cookies, mut lasts) = (None, None, false, false, true);
-    let mut searchable = true;
+    let (mut searchable, mut length) = (true, None);
     for (at, field) in request.headers.iter().enumerate() {
         let again = match kind(field.name.as_bytes()) {
             Kind::Passes => false,
             Kind::Unfit => true,
             Kind::Host => host.replace(at).is_some(),
-            Kind::Length => body.replace(usize::try_from(content_length(field.value)?).ok()?).is_some(),
+            Kind::Length => {
+                length = Some(at);
+                body.replace(usize::try_from(content_length(field.value)?).ok()?).is_some()
+            }
             Kind::AcceptEncoding => {
                 searchable &= !std::mem::replace(&mut codings, true) && coding::all_decoded(field.value);
                 false
@@ -156,7 +175,6 @@ fn sorted(
     }
     let start = path.as_ptr().addr().checked_sub(input.as_ptr().addr())?;
     let (path, body) = (start..start + path.len(), body.unwrap_or(0));
-    // Nobody can count so far.
-    head.checked_add(body)?;
-    Some(Ask { method, path, host: host?, codings, searchable, head, body, lasts })
+    let extent = Extent::new(head, body, lasts)?;
+    Some(Ask { method, path, host: host?, codings, searchable, length, extent })
 }

@@ -6,23 +6,50 @@ use std::sync::Arc;
 
 use http::header::AUTHORIZATION;
 use http::{HeaderName, Method};
+use prometheus::IntCounter;
 
+use super::again::{Again, Last, Text};
 use super::ask::{self, Ask, Kind};
 use crate::model::{ExchangeId, KeyKind, OrgId, TokenHash};
-use crate::policy::Permit;
-use crate::proxy::authorize::{self, Authorized, Question};
-use crate::proxy::core::Core;
-use crate::proxy::exchange::{enter, fresh};
-use crate::proxy::forward::{self, Back};
+use crate::policy::{Permit, Ruling};
+use crate::proxy::Mode;
+use crate::proxy::authorize::{self, Authorized, Question, facts_of};
+use crate::proxy::core::{Bound, Core};
+use crate::proxy::exchange::enter;
+use crate::proxy::forward;
 use crate::proxy::identify::{Finder, Found, Identified, in_authorization, strip_scheme};
 use crate::proxy::running::Run;
 use crate::proxy::search::Search;
 use crate::proxy::target::{self, Target};
 use crate::proxy::tunnel::Tunnel;
-use crate::session::live::LiveSession;
 use crate::session::registry::Moment;
 use crate::upstream::Place;
 use crate::upstream::plain::Field;
+
+/// What is decided about a head, for any request that has it.
+pub(super) struct Decided {
+    pub method: Method,
+    pub target: Target,
+    /// The token, where a key is used.
+    pub found: Option<Found>,
+    /// Counts the uses of that key in that slot.
+    pub injections: Option<IntCounter>,
+    /// Of the policies that decided.
+    pub digest: [u8; 32],
+    /// The keys that concern the host.
+    pub bound: Rc<Bound>,
+    pub place: Place,
+    pub head: Composed,
+}
+
+/// A head as it is sent, without the token.
+pub(super) struct Composed {
+    pub text: Vec<u8>,
+    /// Where the key goes, if one does.
+    pub hole: usize,
+    /// Where the value of its `Content-Length` stands, if it has one.
+    length: Option<Range<usize>>,
+}
 
 /// A request that is permitted, as it will be sent but for the key.
 pub(super) struct Ready {
@@ -30,42 +57,38 @@ pub(super) struct Ready {
     pub began: Moment,
     /// Whether it is alone on its core.
     pub alone: bool,
-    pub method: Method,
-    pub target: Target,
-    pub identified: Identified,
-    pub authorized: Authorized,
-    /// Of the policies that decided.
-    pub digest: [u8; 32],
-    /// Whose proxy credentials came with the connection.
-    pub session: Option<Arc<LiveSession>>,
+    pub decided: Rc<Decided>,
+    /// For the key, if one is used.
+    pub permit: Option<Permit>,
     pub search: Search,
     /// If there is anything whose end ends it.
     pub run: Option<Run>,
-    pub place: Place,
-    /// The head, without the token.
-    pub head: Vec<u8>,
-    /// Where in it the key goes, if one does.
-    pub hole: usize,
+    /// The head, where its length isn't that with which it was decided on.
+    pub other_head: Option<Composed>,
 }
 
-/// Decides. `None` if there is more to it, or it would be refused: nothing has happened then.
+/// Decides, and keeps for the next request what holds for it, too, if it has the same head. `None` if there is more to
+/// it, or it would be refused: nothing has happened then.
 pub(super) fn decide(
     core: &Rc<Core>,
     tunnel: &Tunnel,
     ask: &Ask,
     input: &[u8],
     fields: &[Field],
+    last: &mut Last,
 ) -> Option<Box<Ready>> {
     let shared = &core.shared;
     let began = Moment::now(&*shared.clock);
-    let text = input.get(..ask.head)?;
+    let text = input.get(..ask.extent.head)?;
     core.timed.begin_at(began.instant());
     let path = text.get(ask.path.clone())?;
     let (_, host) = fields.get(ask.host)?.of(text);
     let host = std::str::from_utf8(host).ok().filter(|host| host.is_ascii())?;
+    // Before the target is read by them.
+    let routes = (tunnel.mode == Mode::Gateway).then(|| shared.routes.load_full());
     let target = target::plain(core, tunnel, host, path)?;
-    let session = tunnel.session.clone();
-    if session.as_ref().is_some_and(|session| session.ended(began.time()).is_some()) {
+    let session = tunnel.session.as_ref();
+    if session.is_some_and(|session| session.ended(began.time()).is_some()) {
         return None;
     }
     let bound = core.bound(target.scheme, &target.authority);
@@ -77,7 +100,7 @@ pub(super) fn decide(
         bound: bound.keys(),
         places: bound.places(),
         target: &target,
-        session: session.as_ref(),
+        session,
         now: began.time(),
     };
     let (identified, at) = match TokenHash::find(text) {
@@ -97,7 +120,7 @@ pub(super) fn decide(
     let question = Question {
         exchange,
         mode: tunnel.mode,
-        session: session.as_ref(),
+        session,
         method: &ask.method,
         from_browser: false,
         target: &target,
@@ -108,44 +131,72 @@ pub(super) fn decide(
     };
     let policies = shared.policies.current();
     let authorized = authorize::authorize(&policies, &question, &identified).ok()?;
-    let digest = *policies.digest();
-    fresh(core, &authorized, began).ok()?;
     let found = identified.found.first();
-    let asker = found.map(|found| &found.token.session).or(session.as_ref()).cloned();
-    let mut search = Search::new(core, &target, Rc::clone(&bound), asker, false, began.time()).ok()?;
-    search.patterns().ok()?;
     let org = found.map_or(OrgId::DEFAULT, |found| found.token.session.org);
-    let run = enter(core, &identified, &authorized, session.as_ref());
     let by = forward::word(&target, &identified, &authorized);
     let place = Place::of(org, target.scheme, &target.authority).by(by);
-    let searched = search.back() != Back::Anyhow;
-    let (head, hole) = composed(ask, &target, text, fields, at.zip(found), searched);
-    let method = ask.method.clone();
-    Some(Box::new(Ready {
-        exchange,
-        began,
-        alone: core.alone.begins(began.instant()),
-        method,
-        target,
-        identified,
-        authorized,
-        digest,
-        session,
-        search,
-        run,
-        place,
-        head,
-        hole,
-    }))
+    let head = composed(ask, &target, text, fields, at.zip(found), bound.is_named());
+    let permit = match authorized {
+        Authorized::Swap(mut permits) => permits.pop(),
+        _ => None,
+    };
+    let (method, digest, found) = (ask.method.clone(), *policies.digest(), identified.found.into_iter().next());
+    let injections =
+        found.as_ref().map(|found: &Found| shared.metrics.injections(found.key.provider.as_str(), found.slot.label()));
+    let decided = Rc::new(Decided { method, target, found, injections, digest, bound, place, head });
+    let ready = ready(core, tunnel, Rc::clone(&decided), exchange, began, permit)?;
+    last.keep(text.len(), || {
+        let ruling = decided.found.as_ref().and_then(|found| {
+            let session = &found.token.session;
+            let facts = facts_of(exchange, &decided.method, &decided.target, session, &found.key, &found.slot);
+            Ruling::of(&policies, &facts)
+        });
+        let length = ask.length.and_then(|at| Some(fields.get(at)?.value()));
+        let text = Text { whole: text.to_vec().into(), length, lasts: ask.extent.lasts };
+        Again { text, routes, ruling, decided }
+    });
+    Some(ready)
+}
+
+/// What is decided of each request, however much of it is known: that revocations would be known, too, and that the
+/// reply can be searched.
+pub(super) fn ready(
+    core: &Rc<Core>,
+    tunnel: &Tunnel,
+    decided: Rc<Decided>,
+    exchange: ExchangeId,
+    began: Moment,
+    permit: Option<Permit>,
+) -> Option<Box<Ready>> {
+    if permit.is_some() && core.shared.registry.is_stale(began) {
+        return None;
+    }
+    let (found, session) = (decided.found.as_ref(), tunnel.session.as_ref());
+    let asker = found.map(|found| &found.token.session).or(session).cloned();
+    let mut search = Search::new(core, &decided.target, Rc::clone(&decided.bound), asker, false, began.time()).ok()?;
+    search.patterns().ok()?;
+    let run = enter(core, found.map(|found| Arc::clone(&found.token)), session, None);
+    let alone = core.alone.begins(began.instant());
+    Some(Box::new(Ready { exchange, began, alone, decided, permit, search, run, other_head: None }))
 }
 
 impl Ready {
-    /// Takes out the one permit.
-    pub fn take_permit(&mut self) -> Option<Permit> {
-        match std::mem::replace(&mut self.authorized, Authorized::Plain) {
-            Authorized::Swap(mut permits) => permits.pop(),
-            _ => None,
+    /// The head as it is sent.
+    pub fn head(&self) -> &Composed {
+        self.other_head.as_ref().unwrap_or(&self.decided.head)
+    }
+}
+
+impl Composed {
+    /// The same with another `Content-Length`; `None` where that is the one it has.
+    pub fn with_length(&self, length: &[u8]) -> Option<Self> {
+        let at = self.length.clone()?;
+        let (before, behind) = (self.text.get(..at.start)?, self.text.get(at.end..)?);
+        if self.text.get(at.clone())? == length {
+            return None;
         }
+        let hole = if self.hole < at.end { self.hole } else { self.hole - at.len() + length.len() };
+        Some(Self { text: [before, length, behind].concat(), hole, length: Some(at.start..at.start + length.len()) })
     }
 }
 
@@ -202,8 +253,8 @@ fn holds_encoded(text: &[u8], fields: &[Field]) -> bool {
     fields.any(|(name, value)| is_authorization(name) && in_authorization(value))
 }
 
-/// The head as it is sent (RFC 9112 section 3), and where in it the key goes that takes the place of a
-/// `token`. `searched` tells whether the reply is searched for keys.
+/// The head as it is sent (RFC 9112 section 3), where a key takes the place of a `token`. `searched` tells whether
+/// the reply is searched for keys.
 fn composed(
     ask: &Ask,
     target: &Target,
@@ -211,13 +262,13 @@ fn composed(
     fields: &[Field],
     token: Option<(usize, &Found)>,
     searched: bool,
-) -> (Vec<u8>, usize) {
+) -> Composed {
     let mut head = Vec::with_capacity(text.len() + 128);
     head.extend_from_slice(ask.method.as_str().as_bytes());
     head.push(b' ');
     head.extend_from_slice(target.path_and_query.as_str().as_bytes());
     head.extend_from_slice(b" HTTP/1.1\r\n");
-    let mut hole = 0;
+    let (mut hole, mut length) = (0, None);
     for (at, field) in fields.iter().enumerate() {
         let (name, value) = field.of(text);
         match ask::kind(name) {
@@ -226,6 +277,11 @@ fn composed(
                 head.extend_from_slice(b"host: ");
                 target.authority.push_in_uri(target.scheme, &mut head);
                 head.extend_from_slice(b"\r\n");
+            }
+            Kind::Length => {
+                field.put(text, &mut head);
+                let end = head.len() - 2;
+                length = Some(end - value.len()..end);
             }
             _ => match token.filter(|token| token.0 == at) {
                 None => field.put(text, &mut head),
@@ -247,5 +303,5 @@ fn composed(
         head.extend_from_slice(b"accept-encoding: identity\r\n");
     }
     head.extend_from_slice(b"\r\n");
-    (head, hole)
+    Composed { text: head, hole, length }
 }

@@ -2,10 +2,12 @@
 //! decided on, and one token in one header of it, or none where no key is bound.
 //!
 //! It takes the steps of [`super::exchange`] with the same code for each decision, but on the bytes as
-//! they came: nothing is parsed into maps, and request and reply go out with one write each. Whatever
+//! they came: nothing is parsed into maps, and request and reply go out with one write each. What was decided
+//! about a head holds for the next one like it ([`again`]). Whatever
 //! isn't plain, and whatever would be refused, is left alone: nothing was said or recorded of it yet,
 //! and the connection goes on in the full way with all that was read ([`intercept::serve_http1`]).
 
+mod again;
 mod agent;
 mod answer;
 mod ask;

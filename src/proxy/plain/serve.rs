@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 
 use bytes::{Buf as _, BytesMut};
 use http::{Method, StatusCode};
+use prometheus::IntCounter;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::agent::Agent;
-use super::ask::{self, Read};
+use super::ask::{self, Extent, Read};
 use super::decide::{Ready, decide};
 use super::upload::{Broken, Upload};
 use super::{Went, answer};
@@ -20,7 +21,7 @@ use crate::audit::OutcomeWord;
 use crate::credential::Credential;
 use crate::proxy::account::Account;
 use crate::proxy::core::Core;
-use crate::proxy::exchange::{failed, fresh, stale};
+use crate::proxy::exchange::{failed, stale};
 use crate::proxy::record::{Intended, Use};
 use crate::proxy::reject::{Code, Rejection};
 use crate::proxy::running::Run;
@@ -47,19 +48,32 @@ where
     S: AsyncRead + AsyncWrite + Fill + Unpin,
 {
     let settings = &core.shared.settings;
-    let mut waited = false;
-    let asked = loop {
-        match ask::read(&agent.input, &mut agent.fields, &settings.limits) {
-            Read::Head(asked) if asked.len() <= agent.input.len() || asked.body > settings.limits.whole_body => {
-                break asked;
+    let (most, mut waited) = (settings.limits.head_bytes, false);
+    let (extent, mut ready) = loop {
+        let read = match agent.last.extent(&agent.input, most) {
+            Some(extent) => Read::Again(extent),
+            None => ask::read(&agent.input, &mut agent.fields, &settings.limits),
+        };
+        let is_there = |extent: Extent| extent.len() <= agent.input.len() || extent.body > settings.limits.whole_body;
+        match read {
+            Read::Again(extent) if is_there(extent) => {
+                if let Some(ready) = agent.last.decide(core, tunnel, &agent.input, extent) {
+                    break (extent, ready);
+                }
             }
-            Read::Head(_) | Read::Part if agent.more(settings.deadlines.whole_body, &mut waited).await => {}
+            Read::Head(ask) if is_there(ask.extent) => {
+                match decide(core, tunnel, &ask, &agent.input, &agent.fields, &mut agent.last) {
+                    Some(ready) => break (ask.extent, ready),
+                    None => return Went::Elsewhere,
+                }
+            }
+            Read::Again(_) | Read::Head(_) | Read::Part
+                if agent.more(settings.deadlines.whole_body, &mut waited).await => {}
             _ => return Went::Elsewhere,
         }
     };
-    let Some(mut ready) = decide(core, tunnel, &asked, &agent.input, &agent.fields) else { return Went::Elsewhere };
     let began = ready.began;
-    let (connection, dialled) = match core.upstream.plain(ready.place.clone(), began.instant()) {
+    let (connection, dialled) = match core.upstream.plain(&ready.decided.place, began.instant()) {
         PlainCheckout::Pooled(connection) => (Ok(connection), None),
         PlainCheckout::Unfit => return Went::Elsewhere,
         PlainCheckout::New(dialling) => {
@@ -77,19 +91,20 @@ where
             }
         }
     };
-    let mut account = Account::open(Rc::clone(core), Rc::clone(tunnel), ready.exchange, ready.method.clone(), began);
-    account.to(&ready.target);
+    let method = ready.decided.method.clone();
+    let head = method == Method::HEAD;
+    let mut account = Account::open(Rc::clone(core), Rc::clone(tunnel), ready.exchange, method, began);
+    account.to(&ready.decided.target);
     tunnel.begun.set(tunnel.begun.get() + 1);
-    if let Some(session) = &ready.session {
+    if let Some(session) = &tunnel.session {
         account.of_session(session);
     }
     // What goes out with the head: all of the request, or what there is of it.
-    let beginning = agent.input.len().min(asked.len());
-    let left = asked.len().saturating_sub(beginning);
+    let beginning = agent.input.len().min(extent.len());
+    let left = extent.len().saturating_sub(beginning);
     let idle = settings.deadlines.idle_body;
     let upload = (left > 0).then(|| Box::new(Upload::new(left, account.counted(), idle)));
-    let (exchange, head) = (ready.exchange, ready.method == Method::HEAD);
-    let mut of = Of { core, tunnel, exchange, head, lasts: asked.lasts, upload };
+    let mut of = Of { core, tunnel, exchange: ready.exchange, head, lasts: extent.lasts, upload };
     let mut connection = match connection {
         Ok(connection) => connection,
         Err(why) => {
@@ -100,7 +115,7 @@ where
             };
         }
     };
-    let body = agent.input.get(asked.head..beginning).unwrap_or_default();
+    let body = agent.input.get(extent.head..beginning).unwrap_or_default();
     account.counted().bytes_in.set(body.len() as u64);
     let sent = send(core, tunnel, &mut ready, dialled, &mut account, &mut connection, body).await;
     agent.input.advance(beginning);
@@ -125,24 +140,26 @@ async fn send(
         // It may have taken seconds.
         now = Moment::now(&*core.shared.clock);
         core.timed.begin_at(now.instant());
-        fresh(core, &ready.authorized, now)?;
+        if ready.permit.is_some() && core.shared.registry.is_stale(now) {
+            return Err(stale());
+        }
         check_ended(ready, now)?;
     }
-    if ready.identified.found.is_empty() {
+    if ready.decided.found.is_none() {
         note_overhead(core, tunnel, ready, dialled);
-        return connection.begin([&ready.head, body, b"", b""]).await.map_err(failed);
+        return connection.begin([&ready.head().text, body, b"", b""]).await.map_err(failed);
     }
-    let (exchange, digest) = (ready.exchange, ready.digest);
     let gone = || Rejection::new(Code::Internal, "the permit is gone");
-    let permit = ready.take_permit().ok_or_else(gone)?;
-    let (found, target) = (ready.identified.found.first().ok_or_else(gone)?, &ready.target);
+    let permit = ready.permit.take().ok_or_else(gone)?;
+    let (exchange, decided) = (ready.exchange, &ready.decided);
+    let (found, target) = (decided.found.as_ref().ok_or_else(gone)?, &decided.target);
     let (usage, at) = (Use::of(found), now.time());
-    let intended = Intended { tunnel, exchange, target, usage, policies: &digest, permit: &permit, at };
+    let intended = Intended { tunnel, exchange, target, usage, policies: &decided.digest, permit: &permit, at };
     // The head's only token stands in a field, and no route's base URL holds one.
     let (receipt, draft) = if ready.alone {
         intended.record_with(core, target.path())?
     } else {
-        intended.record_among_others(core, target.path()).await?
+        intended.record_among_others(core, target.path(), core.timed.mark()).await?
     };
     account.owe(found.token.session.id, Some(Arc::clone(permit.rule())), draft);
     // Others were recorded meanwhile.
@@ -155,11 +172,12 @@ async fn send(
         return Err(Rejection::new(Code::Internal, "what the key holds isn't put into a header"));
     };
     let secret = inject::fit(&found.slot, &opened)?;
-    let (before, behind) = ready.head.split_at_checked(ready.hole).ok_or_else(gone)?;
+    let head = ready.head();
+    let (before, behind) = head.text.split_at_checked(head.hole).ok_or_else(gone)?;
     let sent = connection.begin([before, secret, behind, body]).await.map_err(failed);
     drop(opened);
     // Counted while the upstream has it.
-    core.shared.metrics.injected(found.key.provider.as_str(), found.slot.label());
+    decided.injections.iter().for_each(IntCounter::inc);
     note_overhead(core, tunnel, ready, dialled);
     sent
 }
@@ -204,7 +222,7 @@ impl Of<'_> {
         S: AsyncRead + AsyncWrite + Fill + Unpin,
     {
         let replied = connection
-            .ask(rest, &ready.method, self.core.timed.mark(), ready.alone, |cx, to| {
+            .ask(rest, &ready.decided.method, self.core.timed.mark(), ready.alone, |cx, to| {
                 poll_stop(agent, self.upload.as_deref_mut().zip(to), ready.run.as_ref(), cx)
             })
             .await;

@@ -250,8 +250,8 @@ impl Plain {
         self.alarm.set_since(now, self.home.settings.deadlines.headers);
         let (mut left, mut interim, mut flushed) = (&rest.0[..], 0, false);
         let failed = |why| Poll::Ready(Err(Unanswered::Failed(why)));
-        let polled_for = now.checked_add(self.home.settings.busy_poll);
-        let in_time = || polled_for.is_none_or(|until| Instant::now() < until);
+        let poll_until = now.checked_add(self.home.settings.busy_poll);
+        let in_time = || poll_until.is_none_or(|until| Instant::now() < until);
         let (worth_polling, mut polled) = (alone && self.kept.near.get().is_worth_polling(), false);
         poll_fn(|cx| {
             while !left.is_empty() {
@@ -400,7 +400,7 @@ mod tests {
             let tls = Tls::new(Arc::new(rustls::RootCertStore::empty())).expect("TLS");
             let upstream = Upstream::new(settings, tls);
             let place = Place::of(OrgId::DEFAULT, Scheme::Http, &authority);
-            let PlainCheckout::New(dialling) = upstream.plain(place, Instant::now()) else { panic!("a new place") };
+            let PlainCheckout::New(dialling) = upstream.plain(&place, Instant::now()) else { panic!("a new place") };
             let connection = dialling.await.expect("a connection");
             let (accepted, _) = listener.accept().await.expect("accepted");
             (Self { upstream, authority, accepted }, connection)
@@ -424,7 +424,7 @@ mod tests {
             let Ok(head) = head else { panic!("no reply") };
             connection.done(&head);
             let place = Place::of(OrgId::DEFAULT, Scheme::Http, &self.authority);
-            let PlainCheckout::Pooled(connection) = self.upstream.plain(place, Instant::now()) else {
+            let PlainCheckout::Pooled(connection) = self.upstream.plain(&place, Instant::now()) else {
                 panic!("it is kept")
             };
             (looks.get(), connection)

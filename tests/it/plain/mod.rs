@@ -1,6 +1,7 @@
 //! Plain exchanges, which we speak HTTP/1.1 in ourselves on both sides: what is sent is what was decided
 //! on, nothing of a key comes back, and a connection in doubt is used by nobody else.
 
+mod again;
 mod beside;
 mod ends;
 mod keyless;
