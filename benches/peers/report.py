@@ -17,7 +17,7 @@ MODES = ["direct", "forward", "gateway-tls", "gateway"]
 REQUEST = ["cpu_us_per_req", "rps", "util", "p50_us", "p99_us"]
 GIGABYTE = ["cpu_s_per_GB", "MB_s", "util"]
 COLUMNS = {
-    "json": REQUEST, "chat": REQUEST, "h2": REQUEST, "million": REQUEST,
+    "json": REQUEST, "vary": REQUEST, "chat": REQUEST, "h2": REQUEST, "million": REQUEST,
     "newconn": REQUEST + ["up_conns_per_conn"], "resume": REQUEST + ["up_conns_per_conn"],
     "down": GIGABYTE, "up": GIGABYTE, "scrub": GIGABYTE,
     "sse": ["cpu_us_per_event", "events_s", "util", "ev_p50_us", "ev_p99_us", "added_ev_p99_us"],
@@ -28,6 +28,9 @@ ROWS = [
     ("forward, 300 B of JSON, kept alive", "json", "forward", "us", "limit", 1.35),
     ("gateway over TLS, the same", "json", "gateway-tls", "us", "limit", 1.35),
     ("gateway in clear, the same", "json", "gateway", "us", "limit", 1.35),
+    ("forward, 300 B of JSON, another head each time", "vary", "forward", "us", "limit", 1.35),
+    ("gateway over TLS, the same", "vary", "gateway-tls", "us", "limit", 1.35),
+    ("gateway in clear, the same", "vary", "gateway", "us", "limit", 1.35),
     ("forward, 2 KB in, 4 KB out", "chat", "forward", "us", "limit", 1.40),
     ("HTTP/2, 4 connections x 16 streams, forward", "h2", "forward", "us", "bare", 1.25),
     ("HTTP/2, the same, gateway over TLS", "h2", "gateway-tls", "us", "bare", 1.25),
@@ -91,16 +94,21 @@ class Samples:
         with self.raw.open("a") as f:
             f.write(json.dumps(sample | {"awake": self.awake, "d": figures, "raw": raw}) + "\n")
 
-    def medians(self):
-        """Of each workload, mode and target. Delays are what the same round's direct way doesn't have."""
+    def with_delays(self):
+        """The samples, with the delays that the same round's direct way doesn't have."""
         direct = {(r["w"], r["round"]): r for r in self.rows if r["target"] == "direct"}
-        groups = {}
         for r in self.rows:
             r, base = dict(r), direct.get((r["w"], r["round"]))
             if base and r["w"] == "rate" and "p50_us" in r and "p50_us" in base:
                 r["added_p50_us"], r["added_p99_us"] = r["p50_us"] - base["p50_us"], r["p99_us"] - base["p99_us"]
             if base and r["w"] == "sse" and "ev_p99_us" in r and "ev_p99_us" in base:
                 r["added_ev_p99_us"] = r["ev_p99_us"] - base["ev_p99_us"]
+            yield r
+
+    def medians(self):
+        """Of each workload, mode and target."""
+        groups = {}
+        for r in self.with_delays():
             groups.setdefault((r["w"], r["mode"], r["target"]), []).append(r)
         found = {}
         for at, rs in groups.items():
@@ -128,7 +136,7 @@ class Samples:
             of = {t: d[column]["med"] for (dw, dm, t), d in medians.items()
                   if (dw, dm) == (w, mode) and t != "direct" and column in d and d["valid"] == d["n"]}
             if of:
-                rows.append((what, unit, base, goal, of, {t: self.ratio(of, w, mode, column, t, base) for t in of if base in of}))
+                rows.append((what, unit, base, goal, of, {t: self.ratio(w, mode, column, t, base) for t in of if base in of}))
         for mode, what in (("forward", "an idle intercepted connection"), ("gateway-tls", "an idle connection to the gateway")):
             of = {name.split("/")[0]: self.per_connection(name) for name in self.idle if name.split("/")[1] == mode}
             of = {t: v for t, v in of.items() if v is not None}
@@ -137,18 +145,20 @@ class Samples:
                 rows.append((what, "KiB", "limit", "30 KiB" if mode == "forward" else None, of, ratios))
         return rows
 
-    def ratio(self, of, w, mode, column, target, base):
+    def ratio(self, w, mode, column, target, base):
         """The median of the rounds' ratios: from one round to the next machines drift more than programs differ. A delay
-        is a difference already, which may be next to nothing in one round, so of delays it is the ratio of the medians."""
-        if w == "rate":
-            return of[target] / of[base]
+        is a difference already, which may be next to nothing in one round, so of delays it is the ratio of the medians
+        of the rounds that have both."""
         rounds = {}
-        for r in self.rows:
+        for r in self.with_delays():
             if (r["w"], r["mode"]) == (w, mode) and r["target"] in (target, base) and column in r:
                 rounds.setdefault(r["round"], {})[r["target"]] = (r[column], r.get("disturbed", 0) < CALM)
         both = [(r[target], r[base]) for r in rounds.values() if target in r and base in r]
         calm = [(one, other) for one, other in both if one[1] and other[1]]
-        return statistics.median(one[0] / other[0] for one, other in (calm if len(calm) >= 3 else both))
+        both = calm if len(calm) >= 3 else both
+        if w == "rate":
+            return statistics.median(one[0] for one, _ in both) / statistics.median(other[0] for _, other in both)
+        return statistics.median(one[0] / other[0] for one, other in both)
 
     def table(self):
         """The table of the goals: ratios to the limit (or to bare) round by round, medians in brackets."""
@@ -178,8 +188,7 @@ class Samples:
         few, many = (m.get(("million", "forward", t), {}).get("cpu_us_per_req") for t in ("ours", "ours-million"))
         if few and many and self.million:
             lines.append("")
-            of = {"ours": few["med"], "ours-million": many["med"]}
-            ratio = self.ratio(of, "million", "forward", "cpu_us_per_req", "ours-million", "ours")
+            ratio = self.ratio("million", "forward", "cpu_us_per_req", "ours-million", "ours")
             lines.append(f"With 1,000,000 live tokens, 10,000 keys and 10,000 rules an exchange costs {ratio:.2f} of "
                          f"one with few ({fmt(many['med'])} and {fmt(few['med'])} us; goal 1.05), and the process has "
                          f"{self.million['ours-million'][0]:,.0f} MiB (goal 1,024).")

@@ -20,6 +20,7 @@ EVERY = BOTH + ("gateway",)
 # name: options of the load, modes, whether its host is one that no key is bound to
 WORKLOADS = {
     "json": ("--path /json --conns 32", EVERY, False),
+    "vary": ("--path /json --conns 32 --vary", EVERY, False),
     "chat": ("--path /chat --method POST --body 2048 --conns 32", FORWARD, False),
     "h2": ("--path /json --h2 --conns 4 --streams 16", BOTH, False),
     "newconn": ("--path /json --new-conn --conns 8", BOTH, False),

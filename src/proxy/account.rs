@@ -1,5 +1,6 @@
 //! What is written when an exchange ends: the outcome of its intents, the metrics, the log line.
 
+use std::cell::OnceCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -19,6 +20,9 @@ use crate::session::live::{LiveSession, LiveToken};
 use crate::session::registry::Moment;
 use crate::telemetry::{Exchange, Severity};
 
+/// What the log lines of exchanges that end well say of who asked for what, once one did ([`Exchange::who`]).
+pub type Who = OnceCell<Vec<u8>>;
+
 /// What is written when the exchange ends, however it ends.
 pub struct Account {
     core: Rc<Core>,
@@ -31,6 +35,7 @@ pub struct Account {
     drafts: SmallVec<[Draft; 1]>,
     asker: Asker,
     rule: Option<Arc<str>>,
+    who: Option<Rc<Who>>,
     inert: u32,
     /// The status that the agent gets; 0 until there is one.
     pub(super) status: u16,
@@ -55,6 +60,7 @@ impl Account {
             drafts: SmallVec::new(),
             asker: Asker::default(),
             rule: None,
+            who: None,
             inert: 0,
             status: 0,
             scrubbed: Hits::default(),
@@ -91,6 +97,11 @@ impl Account {
     /// Where the request goes, if that is known.
     pub fn authority(&self) -> Option<&Authority> {
         self.authority.as_ref()
+    }
+
+    /// If it ends well, its log line says the same as those of others that have this.
+    pub fn like(&mut self, who: &Rc<Who>) {
+        self.who = Some(Rc::clone(who));
     }
 
     /// The agent's connection.
@@ -206,7 +217,7 @@ impl Account {
             Some(Fault::Client | Fault::Denied | Fault::Upstream | Fault::Overloaded) => Severity::Warn,
             Some(Fault::Internal) => Severity::Error,
         };
-        let line = Exchange {
+        let mut line = Exchange {
             severity,
             at,
             id: self.exchange,
@@ -222,7 +233,11 @@ impl Account {
             bytes_out: outcome.bytes_out,
             duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
             client: self.tunnel.client.as_deref(),
+            who: None,
         };
+        if let Some(who) = self.who.as_deref().filter(|_| word == OutcomeWord::Ok) {
+            line.who = Some(who.get_or_init(|| line.who()));
+        }
         line.log();
     }
 }

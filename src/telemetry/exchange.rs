@@ -40,6 +40,8 @@ pub struct Exchange<'a> {
     pub bytes_out: u64,
     pub duration_ms: u64,
     pub client: Option<&'a str>,
+    /// What [`Exchange::who`] gave of a line that said the same.
+    pub who: Option<&'a [u8]>,
 }
 
 thread_local! {
@@ -92,18 +94,9 @@ impl Exchange<'_> {
             _ => b" INFO exchange request.id=\"",
         });
         line.extend_from_slice(&self.id.digits());
-        line.extend_from_slice(b"\" mode=\"");
-        line.extend_from_slice(self.mode.as_bytes());
-        if let Some(session) = self.session {
-            line.extend_from_slice(b"\" session.id=\"");
-            line.extend_from_slice(&session.digits());
-        }
-        line.extend_from_slice(b"\" http.method=\"");
-        line.extend_from_slice(self.method.as_bytes());
-        line.push(b'"');
-        if let Some(authority) = self.authority {
-            line.extend_from_slice(b" upstream.authority=");
-            authority.push(line);
+        match self.who {
+            Some(who) => line.extend_from_slice(who),
+            None => self.push_who(line),
         }
         line.extend_from_slice(b" http.status=");
         fields::push_number(line, self.status.into());
@@ -130,6 +123,29 @@ impl Exchange<'_> {
             line.extend_from_slice(b" client=\"");
             line.extend_from_slice(client.as_bytes());
             line.push(b'"');
+        }
+    }
+
+    /// What the line says from its mode to its authority: the same for many exchanges of one connection.
+    pub fn who(&self) -> Vec<u8> {
+        let mut who = Vec::with_capacity(160);
+        self.push_who(&mut who);
+        who
+    }
+
+    fn push_who(&self, line: &mut Vec<u8>) {
+        line.extend_from_slice(b"\" mode=\"");
+        line.extend_from_slice(self.mode.as_bytes());
+        if let Some(session) = self.session {
+            line.extend_from_slice(b"\" session.id=\"");
+            line.extend_from_slice(&session.digits());
+        }
+        line.extend_from_slice(b"\" http.method=\"");
+        line.extend_from_slice(self.method.as_bytes());
+        line.push(b'"');
+        if let Some(authority) = self.authority {
+            line.extend_from_slice(b" upstream.authority=");
+            authority.push(line);
         }
     }
 
@@ -192,6 +208,7 @@ mod tests {
             bytes_out: u64::MAX,
             duration_ms: 12,
             client: Some("127.0.0.1:80"),
+            who: None,
         };
         let address = Authority::parse("[::1]:8443", 443).expect("an authority");
         let (session, rule, inert_tokens, client) = (None, None, None, None);
@@ -207,6 +224,9 @@ mod tests {
             line.push(&mut direct, level);
             direct.push(b'\n');
             assert_eq!(String::from_utf8_lossy(&direct), kept.text());
+            let (who, mut again) = (line.who(), Vec::new());
+            Exchange { who: Some(&who), ..line }.push(&mut again, level);
+            assert_eq!(again, direct.strip_suffix(b"\n").unwrap_or_default());
         }
     }
 }

@@ -13,6 +13,7 @@ use super::ask::{self, Ask, Kind};
 use crate::model::{ExchangeId, KeyKind, OrgId, TokenHash};
 use crate::policy::{Permit, Ruling};
 use crate::proxy::Mode;
+use crate::proxy::account::Who;
 use crate::proxy::authorize::{self, Authorized, Question, facts_of};
 use crate::proxy::core::{Bound, Core};
 use crate::proxy::exchange::enter;
@@ -40,6 +41,7 @@ pub(super) struct Decided {
     pub bound: Rc<Bound>,
     pub place: Place,
     pub head: Composed,
+    pub who: Rc<Who>,
 }
 
 /// A head as it is sent, without the token.
@@ -143,7 +145,8 @@ pub(super) fn decide(
     let (method, digest, found) = (ask.method.clone(), *policies.digest(), identified.found.into_iter().next());
     let injections =
         found.as_ref().map(|found: &Found| shared.metrics.injections(found.key.provider.as_str(), found.slot.label()));
-    let decided = Rc::new(Decided { method, target, found, injections, digest, bound, place, head });
+    let who = Rc::default();
+    let decided = Rc::new(Decided { method, target, found, injections, digest, bound, place, head, who });
     let ready = ready(core, tunnel, Rc::clone(&decided), exchange, began, permit)?;
     last.keep(text.len(), || {
         let ruling = decided.found.as_ref().and_then(|found| {

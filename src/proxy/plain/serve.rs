@@ -95,6 +95,7 @@ where
     let head = method == Method::HEAD;
     let mut account = Account::open(Rc::clone(core), Rc::clone(tunnel), ready.exchange, method, began);
     account.to(&ready.decided.target);
+    account.like(&ready.decided.who);
     tunnel.begun.set(tunnel.begun.get() + 1);
     if let Some(session) = &tunnel.session {
         account.of_session(session);
