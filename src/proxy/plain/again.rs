@@ -156,8 +156,11 @@ mod tests {
         Text { whole, length: ask.length.map(|at| fields[at].value()), lasts: ask.extent.lasts }
     }
 
+    /// A field's name and value.
+    type Pair = (Vec<u8>, Vec<u8>);
+
     /// What a head says, but for its length.
-    fn said(input: &[u8]) -> (String, Vec<u8>, Vec<(Vec<u8>, Vec<u8>)>, Extent) {
+    fn said(input: &[u8]) -> (String, Vec<u8>, Vec<Pair>, Extent) {
         let (ask, fields) = read(input).expect("a head");
         let length = fields.iter().map(|field| field.of(input)).enumerate().filter(|(at, _)| Some(*at) != ask.length);
         let others = length.map(|(_, (name, value))| (name.to_vec(), value.to_vec())).collect();
