@@ -196,7 +196,8 @@ pub struct Explanation {
 }
 
 impl PolicySet {
-    /// Decides one use of one key. A denial beats every allowance; nothing said is a denial.
+    /// Decides one use of one key. A denial beats every allowance; nothing said is a denial. Nothing but the facts and
+    /// the set may be looked at here: what they decide is kept ([`Ruling`](super::Ruling)).
     #[must_use]
     pub fn decide(&self, facts: &Facts<'_>) -> Decision {
         let path = normal(facts.path);

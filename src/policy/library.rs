@@ -1,7 +1,7 @@
 //! The policies of a directory: loaded, kept, swapped whole.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwap;
 
@@ -46,8 +46,8 @@ impl Library {
 
     /// Whether this is the set in force.
     #[must_use]
-    pub fn is_in_force(&self, set: &Arc<PolicySet>) -> bool {
-        Arc::ptr_eq(&self.current.load(), set)
+    pub fn is_in_force(&self, set: &Weak<PolicySet>) -> bool {
+        std::ptr::eq(Arc::as_ptr(&self.current.load()), set.as_ptr())
     }
 
     /// Reads the directory again. On an error the old set stays in force.

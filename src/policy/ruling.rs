@@ -1,6 +1,6 @@
 //! A decision that is kept for the same use in other exchanges.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use http::Method;
 
@@ -11,9 +11,9 @@ use crate::model::{Authority, Environment, KeyId, Name, OrgId, Scheme, SessionId
 /// What policies allow, kept so that it needn't be decided on anew in each exchange.
 ///
 /// It makes a permit only of facts that are the same in all that a decision looks at, and only while the
-/// policies that decided are in force.
+/// policies that decided are in force; it keeps them no longer than that.
 pub struct Ruling {
-    policies: Arc<PolicySet>,
+    policies: Weak<PolicySet>,
     session: SessionId,
     org: OrgId,
     project: Name,
@@ -39,7 +39,7 @@ impl Ruling {
         let Decision::Permit(permit) = policies.decide(facts) else { return None };
         let Facts { session, org, environment, key, key_version, scheme, .. } = *facts;
         Some(Self {
-            policies: Arc::clone(policies),
+            policies: Arc::downgrade(policies),
             session,
             org,
             project: facts.project.clone(),

@@ -385,6 +385,10 @@ impl Registry {
     /// live. Until then an agent is told how they ended rather than that they are unknown.
     pub fn sweep(&self, now: Timestamp, keep: Duration) {
         let gone = |live: &LiveSession| now.since(Timestamp(live.expires_at.load(Ordering::Acquire))) > keep;
+        // Whoever holds one still hears of nothing that becomes of it from here on, and clocks are set back.
+        for session in self.sessions.iter().filter(|session| gone(session)) {
+            session.standing.store(REVOKED, Ordering::Release);
+        }
         self.tokens.retain(|_, token| !gone(&token.session));
         self.token_ids.retain(|_, hash| self.tokens.contains_key(hash));
         self.sessions.retain(|_, session| !gone(session));

@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use zeroize::Zeroizing;
 
@@ -30,19 +30,17 @@ const UNLIKE: u8 = 4;
 pub(super) struct Again {
     pub text: Text,
     /// By which its target was read, if any.
-    pub routes: Option<Arc<Routes>>,
+    pub routes: Option<Weak<Routes>>,
     /// Where a key is used.
     pub ruling: Option<Ruling>,
     pub decided: Rc<Decided>,
 }
 
-/// A head as it came, with its token.
+/// A head as it came, with its token, after which the connection went on.
 pub(super) struct Text {
     pub whole: Zeroizing<Vec<u8>>,
     /// Where in it the value of its `Content-Length` stands, if it has one.
     pub length: Option<Range<usize>>,
-    /// Whether the connection goes on after it.
-    pub lasts: bool,
 }
 
 /// The last head on a connection.
@@ -56,7 +54,7 @@ impl Last {
     /// How far the request goes that begins what was read, if its head is like the last one. It is at most so long,
     /// in bytes.
     pub fn extent(&self, input: &[u8], most: usize) -> Option<Extent> {
-        self.kept.as_ref()?.text.extent(input).filter(|extent| extent.head <= most)
+        self.kept.as_ref()?.text.within(input, most)
     }
 
     /// What is decided about that request. `None` if it has to be looked at as if it were the first: then nothing has
@@ -86,14 +84,19 @@ impl Text {
     /// `Content-Length` alone.
     fn extent(&self, input: &[u8]) -> Option<Extent> {
         let Some(at) = &self.length else {
-            return input.starts_with(&self.whole).then(|| Extent::new(self.whole.len(), 0, self.lasts))?;
+            return input.starts_with(&self.whole).then(|| Extent::new(self.whole.len(), 0, true))?;
         };
         let (before, behind) = (self.whole.get(..at.start)?, self.whole.get(at.end..)?);
         let rest = input.strip_prefix(before)?;
         let length = rest.get(..rest.iter().position(|b| !b.is_ascii_digit())?)?;
         let body = usize::try_from(content_length(length)?).ok()?;
-        let extent = Extent::new(before.len() + length.len() + behind.len(), body, self.lasts)?;
+        let extent = Extent::new(before.len() + length.len() + behind.len(), body, true)?;
         rest.get(length.len()..)?.starts_with(behind).then_some(extent)
+    }
+
+    /// The same for a head of at most so many bytes.
+    fn within(&self, input: &[u8], most: usize) -> Option<Extent> {
+        self.extent(input).filter(|extent| extent.head <= most)
     }
 
     /// The value of the `Content-Length` of a request that begins with a head like this one, which ends there.
@@ -108,8 +111,9 @@ impl Again {
         let (shared, decided) = (&core.shared, &self.decided);
         let began = Moment::now(&*shared.clock);
         core.timed.begin_at(began.instant());
-        let are_in_force = |routes: &Arc<Routes>| Arc::ptr_eq(routes, &shared.routes.load());
-        if !core.is_current(&decided.bound)
+        let are_in_force = |routes: &Weak<Routes>| std::ptr::eq(routes.as_ptr(), Arc::as_ptr(&shared.routes.load()));
+        let bound = decided.bound.upgrade()?;
+        if !core.is_current(&bound)
             || !self.routes.as_ref().is_none_or(are_in_force)
             || tunnel.session.as_ref().is_some_and(|session| session.ended(began.time()).is_some())
         {
@@ -126,7 +130,7 @@ impl Again {
             }
         };
         core.timed.looked_up();
-        let mut ready = ready(core, tunnel, Rc::clone(decided), exchange, began, permit)?;
+        let mut ready = ready(core, tunnel, Rc::clone(decided), bound, exchange, began, permit)?;
         if let Some(length) = self.text.length_of(input, extent.head) {
             ready.other_head = decided.head.with_length(length);
         }
@@ -153,7 +157,7 @@ mod tests {
     fn kept(input: &str) -> Text {
         let (ask, fields) = read(input.as_bytes()).expect("a head");
         let whole = input.as_bytes()[..ask.extent.head].to_vec().into();
-        Text { whole, length: ask.length.map(|at| fields[at].value()), lasts: ask.extent.lasts }
+        Text { whole, length: ask.length.map(|at| fields[at].value()) }
     }
 
     /// A field's name and value.
@@ -170,7 +174,7 @@ mod tests {
     const HEADS: [&str; 4] = [
         "GET /a?b=c HTTP/1.1\r\nHost: a.test\r\nAuthorization: Bearer spt_x\r\nAccept: */*\r\n\r\n",
         "POST /a HTTP/1.1\r\nHost: a.test\r\nContent-Length: 12\r\nX: 1\r\n\r\n",
-        "POST /a HTTP/1.1\r\ncontent-length:  7 \r\nHost: a.test\r\nConnection: close\r\n\r\n",
+        "POST /a HTTP/1.1\r\ncontent-length:  7 \r\nHost: a.test\r\nConnection: keep-alive\r\n\r\n",
         "PUT / HTTP/1.1\r\nHost: a.test\r\nX-Length: 12\r\nContent-Length:0\r\n\r\n",
     ];
 
@@ -213,6 +217,9 @@ mod tests {
             assert_eq!((extent.head, extent.body), (with(length).len(), body));
             assert_eq!(text.length_of(input.as_bytes(), extent.head), Some(length.as_bytes()));
         }
+        let (input, len) = (with("123456"), with("123456").len());
+        let head = |most| text.within(input.as_bytes(), most).map(|extent| extent.head);
+        assert_eq!((head(len - 1), head(len)), (None, Some(len)));
         for length in
             ["", "-1", "+1", "1 1", "1,1", " 1", "1 ", "0x1", "18446744073709551616", "99999999999999999999999"]
         {

@@ -1,7 +1,7 @@
 //! All that is decided about a plain request, before anything is said or recorded of it.
 
 use std::ops::Range;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use http::header::AUTHORIZATION;
@@ -37,8 +37,8 @@ pub(super) struct Decided {
     pub injections: Option<IntCounter>,
     /// Of the policies that decided.
     pub digest: [u8; 32],
-    /// The keys that concern the host.
-    pub bound: Rc<Bound>,
+    /// The keys that concern the host, for as long as the core keeps them.
+    pub bound: Weak<Bound>,
     pub place: Place,
     pub head: Composed,
     pub who: Rc<Who>,
@@ -146,8 +146,12 @@ pub(super) fn decide(
     let injections =
         found.as_ref().map(|found: &Found| shared.metrics.injections(found.key.provider.as_str(), found.slot.label()));
     let who = Rc::default();
-    let decided = Rc::new(Decided { method, target, found, injections, digest, bound, place, head, who });
-    let ready = ready(core, tunnel, Rc::clone(&decided), exchange, began, permit)?;
+    let of = Rc::downgrade(&bound);
+    let decided = Rc::new(Decided { method, target, found, injections, digest, bound: of, place, head, who });
+    let ready = ready(core, tunnel, Rc::clone(&decided), bound, exchange, began, permit)?;
+    if !ask.extent.lasts {
+        return Some(ready);
+    }
     last.keep(text.len(), || {
         let ruling = decided.found.as_ref().and_then(|found| {
             let session = &found.token.session;
@@ -155,7 +159,8 @@ pub(super) fn decide(
             Ruling::of(&policies, &facts)
         });
         let length = ask.length.and_then(|at| Some(fields.get(at)?.value()));
-        let text = Text { whole: text.to_vec().into(), length, lasts: ask.extent.lasts };
+        let text = Text { whole: text.to_vec().into(), length };
+        let routes = routes.as_ref().map(Arc::downgrade);
         Again { text, routes, ruling, decided }
     });
     Some(ready)
@@ -167,6 +172,7 @@ pub(super) fn ready(
     core: &Rc<Core>,
     tunnel: &Tunnel,
     decided: Rc<Decided>,
+    bound: Rc<Bound>,
     exchange: ExchangeId,
     began: Moment,
     permit: Option<Permit>,
@@ -176,7 +182,7 @@ pub(super) fn ready(
     }
     let (found, session) = (decided.found.as_ref(), tunnel.session.as_ref());
     let asker = found.map(|found| &found.token.session).or(session).cloned();
-    let mut search = Search::new(core, &decided.target, Rc::clone(&decided.bound), asker, false, began.time()).ok()?;
+    let mut search = Search::new(core, &decided.target, bound, asker, false, began.time()).ok()?;
     search.patterns().ok()?;
     let run = enter(core, found.map(|found| Arc::clone(&found.token)), session, None);
     let alone = core.alone.begins(began.instant());

@@ -10,7 +10,7 @@ use http_body_util::Full;
 use rustix::process::Signal;
 use sallyport::model::{Clock, SystemClock, Timestamp};
 use sallyport::vault::key::KeyState;
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::agent::{Agent, http1_on};
 use crate::support::binary::{Place, Serve};
@@ -220,6 +220,127 @@ async fn node_that_hears_of_no_revocations_uses_no_key_for_what_it_knows_either(
         }
     };
     assert_eq!(soon("the refusal", asking).await, (503, "store_unavailable".to_owned()));
+    drop(raw);
+    let sent = world.upstream.received().len();
+    assert_eq!(world.stopped("intent").await.len(), sent, "what isn't sent isn't recorded as if it were about to be");
+}
+
+#[tokio::test]
+async fn token_that_was_forgotten_with_its_session_is_unknown_whatever_clocks_say_later() {
+    let clock = Arc::new(Ahead::default());
+    let world = World::build().clock(Arc::clone(&clock) as Arc<dyn Clock>).start().await;
+    let mut raw = world.agent().inside(HOST, b"http/1.1").await;
+    let mut inside = world.known_agent().inside(HOST, b"http/1.1").await;
+    known(&mut raw, &world.head("/")).await;
+    known(&mut inside, &world.head("/")).await;
+    clock.0.store(3 * 3600 * 1000, Ordering::SeqCst);
+    world.node.shared().registry.sweep(clock.now(), Duration::from_secs(3600));
+    clock.0.store(0, Ordering::SeqCst);
+    assert_eq!(said(&mut raw, &world.head("/")).await, (403, "token_unknown".to_owned()));
+    assert_eq!(said(&mut inside, &world.head("/")).await, (403, "session_revoked".to_owned()));
+    assert_eq!(world.upstream.received().len(), 6);
+}
+
+#[tokio::test]
+async fn route_that_changed_holds_from_the_next_request() {
+    let world = World::build()
+        .upstream(|u| u.host = format!("{HOST},{OTHER}"))
+        .answer(|asked| Reply::text(asked.path.clone()))
+        .settings(|s| {
+            s.gateway = Some(([127, 0, 0, 1], 0).into());
+            s.routes.insert("free".into(), format!("https://{OTHER}"));
+        })
+        .start()
+        .await;
+    for head in [world.head("/upstream/x"), format!("GET /free/x HTTP/1.1\r\nhost: {HOST}\r\n\r\n")] {
+        let mut raw = Raw::new(TcpStream::connect(world.node.gateway.expect("it listens")).await.expect("connected"));
+        known(&mut raw, &head).await;
+        let routes = &world.node.shared().routes;
+        let mut changed = (*routes.load_full()).clone();
+        changed.values_mut().for_each(|route| route.base_path = "/two".to_owned());
+        let before = routes.swap(Arc::new(changed));
+        raw.send(&head).await;
+        assert_eq!(raw.reply().await.expect("a reply").body, b"/two/x", "{head}");
+        routes.store(before);
+    }
+}
+
+#[tokio::test]
+async fn what_is_masked_in_replies_counts_for_the_session_of_each_request() {
+    let echo = |asked: &crate::support::Received| Reply::text([asked.header("authorization"); 3].join(" "));
+    let world = World::build().answer(echo).settings(|s| s.proxy.limits.masked = 7).start().await;
+    let mut raw = world.agent().inside(HOST, b"http/1.1").await;
+    for _ in 0..2 {
+        assert_eq!(said(&mut raw, &world.head("/")).await.0, 200);
+    }
+    // The third is over the limit, and cut.
+    let mut other = world.agent().inside(HOST, b"http/1.1").await;
+    other.send(world.head("/")).await;
+    other.rest().await;
+    assert_eq!(said(&mut raw, &world.head("/")).await, (429, "rate_limited".to_owned()));
+    assert_eq!(world.upstream.received().len(), 3);
+}
+
+#[tokio::test]
+async fn policies_that_were_replaced_are_gone_though_a_connection_knows_them() {
+    let world = World::start().await;
+    let mut raw = world.agent().inside(HOST, b"http/1.1").await;
+    known(&mut raw, &world.head("/")).await;
+    let old = Arc::downgrade(&world.node.policies().current());
+    world.node.policies().reload().expect("taken");
+    assert!(old.upgrade().is_none());
+    known(&mut raw, &world.head("/")).await;
+    let line = "sallyport_injections_total{provider=\"custom\",slot=\"bearer\"} 6";
+    assert!(world.node.metrics().contains(line), "each use is counted: {}", world.node.metrics());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn log_line_says_whose_request_it_was_though_the_one_before_it_went_wrong() {
+    let place = Place::new();
+    place.ok(&["init"]);
+    let setup = Setup { host: HOST.to_owned(), ..Setup::default() };
+    let upstream = Upstream::start(&setup, Arc::new(|asked| Reply::text(asked.path.clone()))).await;
+    place.add_key(&["mine", "--host", HOST], "the-first-secret-0123456789");
+    let ca = place.data.with_extension("pem");
+    std::fs::write(&ca, &upstream.ca_pem).expect("written");
+    // Nothing listens there yet.
+    let port = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let at = port.local_addr().expect("an address");
+    drop(port);
+    let more = format!("upstream: {{ extra_ca: [{ca:?}], resolve: {{ \"{HOST}:443\": \"{at}\" }} }}\n");
+    let mut serve = Serve::start(&place, &more);
+    let session = place.json(&["sessions", "start", "--key", "mine"]);
+    let id = session["id"].as_str().expect("an id");
+    let minted = place.json(&["tokens", "mint", id, "mine"]);
+    let bearer = minted["value"].as_str().expect("a value");
+    let head = |body: &str| {
+        let len = body.len();
+        format!(
+            "POST /x HTTP/1.1\r\nhost: {HOST}\r\ncontent-length: {len}\r\nauthorization: Bearer {bearer}\r\n\r\n{body}"
+        )
+    };
+    let ca_pem = std::fs::read_to_string(place.data.join("ca.pem")).expect("readable");
+    let agent = Agent { proxy: serve.proxy, credentials: None, ca_pem };
+    let mut raw = agent.inside(HOST, b"http/1.1").await;
+    assert_eq!(said(&mut raw, &head("abc")).await, (502, "upstream_unreachable".to_owned()));
+    serve.wait_for("http.status=502");
+    let port = TcpListener::bind(at).await.expect("the port");
+    let to = upstream.addr;
+    tokio::spawn(async move {
+        while let Ok((mut one, _)) = port.accept().await {
+            tokio::spawn(async move {
+                let mut other = TcpStream::connect(to).await.expect("connected");
+                let _ = tokio::io::copy_bidirectional(&mut one, &mut other).await;
+            });
+        }
+    });
+    for body in ["abc", "abcd", ""] {
+        assert_eq!(said(&mut raw, &head(body)).await.0, 200);
+        let line = serve.wait_for("http.status=200");
+        let who = format!("mode=\"forward\" session.id=\"{id}\" http.method=\"POST\" upstream.authority={HOST}:443 ");
+        let sizes = format!(" bytes_in={} bytes_out=2 ", body.len());
+        assert!(line.contains(&who) && line.contains(&sizes), "{line}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
